@@ -14,6 +14,10 @@ from tornado.web import Application
 
 from era_kernels import limit_settings
 from era_kernels.concurrency.memory_in_work import MemoryInWork
+from era_kernels.egress.addresses import AddressPolicy
+from era_kernels.egress.connector import Connector
+from era_kernels.egress.proxy import EgressProxy
+from era_kernels.egress.resolver import Resolver
 from era_kernels.kernels.languages import Languages
 from era_kernels.kernels.machine import KernelHost
 from era_kernels.models import UNSANDBOXED_TIER, Isolation, StorageQuotas
@@ -57,7 +61,6 @@ from era_kernels.storage.sessions import SessionStore
 from era_kernels.storage.stored_code import CodeStore
 from era_kernels.storage.workspaces import Workspaces
 from era_kernels.toolchains.layout import hold_in_use
-from era_kernels.web.access import Access
 from era_kernels.web.base import HandlerContext
 from era_kernels.web.port_hosts import PortHosts
 from era_kernels.web.routes import Services, make_application, make_storage_routes
@@ -115,7 +118,8 @@ async def open_app(settings: Settings) -> AsyncIterator[App]:
         stores = await _open_stores(stack, undo, settings, metrics)
         context = _handler_context(settings, metrics, memory)
         storage = _open_storage_listener(stack, settings, stores, context)
-        host = await _open_host(stack, undo, settings, languages, storage, memory)
+        internet = _open_egress_proxy(stack, settings, metrics)
+        host = await _open_host(stack, undo, settings, languages, storage, memory, internet)
         await _recover(stores)
         executions, logs = _execution_service(settings, stores), SessionLogs(stores.logs)
         sessions = await _open_sessions(stack, settings, stores, host, executions, logs, metrics)
@@ -215,6 +219,15 @@ def _open_storage_listener(
     return storage
 
 
+def _open_egress_proxy(stack: AsyncExitStack, settings: Settings, metrics: Metrics) -> EgressProxy:
+    connector = Connector(AddressPolicy(settings.egress_allow_cidrs), Resolver())
+    # Each takes two files, and those of the API and of storage have their share already.
+    max_connections = max(1, settings.max_connections // 8)
+    proxy = EgressProxy(connector, max_connections, metrics.internet_requested)
+    stack.push_async_callback(proxy.aclose)
+    return proxy
+
+
 async def _recover(stores: Stores) -> None:
     """Tidies up what a former server left, now that this one can run."""
     await stores.executions.close_unfinished()
@@ -231,6 +244,7 @@ async def _open_host(
     languages: Languages,
     storage: StorageListener,
     memory: MemoryInWork,
+    internet: EgressProxy,
 ) -> KernelHost:
     runtime = stack.enter_context(runtime_dirs.private_runtime_dir())
     stack.enter_context(hold_in_use(languages.toolchains))
@@ -252,7 +266,7 @@ async def _open_host(
         disk_reserve=DiskReserve(settings.disk_reserve),
     )
     stack.push_async_callback(sandboxes.aclose)
-    host = KernelHost(languages, sandboxes, storage.attach, memory)
+    host = KernelHost(languages, sandboxes, storage.attach, memory, internet.attach)
     stack.push_async_callback(host.aclose)
     return host
 
@@ -282,6 +296,7 @@ async def _open_sessions(
             mounts=Mounts(settings.mounts, host),
             metrics=metrics,
             default_storage=settings.default_storage,
+            allow_hosts=settings.allow_hosts,
         )
     )
     stack.push_async_callback(sessions.aclose)
@@ -365,21 +380,10 @@ def _execution_service(settings: Settings, stores: Stores) -> ExecutionService:
 def _handler_context(settings: Settings, metrics: Metrics, memory: MemoryInWork) -> HandlerContext:
     domain = settings.proxy_domain
     return HandlerContext(
-        _access(settings),
+        limit_settings.access(settings),
         settings.max_json_body,
         settings.max_upload,
         metrics=metrics,
         memory=memory,
         port_hosts=None if domain is None else PortHosts(domain),
-    )
-
-
-def _access(settings: Settings) -> Access:
-    return Access(
-        tokens=settings.api_tokens,
-        token_file=settings.api_token_file,
-        allowed_hosts=settings.allowed_hosts,
-        allowed_origins=settings.allowed_origins,
-        public_url=settings.public_url,
-        trust_forwarded=settings.trust_forwarded,
     )

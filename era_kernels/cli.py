@@ -19,7 +19,8 @@ from era_kernels import __version__, logs
 from era_kernels.errors import EraError, InvalidSetting, StartError, UnsupportedLanguage
 from era_kernels.open_files import raise_open_files
 from era_kernels.setting_errors import env_variable, flag_name
-from era_kernels.settings import Settings, format_default
+from era_kernels.setting_types import format_default
+from era_kernels.settings import Settings
 from era_kernels.storage_commands.backup import backup, restore, set_aside
 from era_kernels.storage_commands.commands import storage
 

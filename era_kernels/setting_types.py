@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 import sys
@@ -10,14 +11,18 @@ from pathlib import Path
 from typing import Annotated, NoReturn
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 from pydantic_settings import NoDecode
 
 from era_kernels.errors import InvalidSetting
 from era_kernels.models import GIB, KIB, MIB, MIN_TOKEN_LENGTH, TIB
+from era_kernels.models.internet import HostPatterns
 from era_kernels.models.storage import SCOPE_WORDS, StorageScope
 from era_kernels.open_files import max_open_files
 from era_kernels.own_cgroups import memory_bound, read_or_empty
+
+IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 ENV_PREFIX = "ERA_"
 MEMORY_PER_KERNEL = 64 * MIB
@@ -158,6 +163,22 @@ def _parse_scope(value: object) -> StorageScope:
         must_be("all, none, or namespaces and beginnings such as app,tmp-*")
 
 
+def _parse_hosts(value: object) -> HostPatterns:
+    """Returns the hosts of a list with commas."""
+    try:
+        return HostPatterns.parse([str(one) for one in _split_list(value)])
+    except ValueError:
+        must_be("hosts and domains such as example.org,*.example.net")
+
+
+def _parse_networks(value: object) -> tuple[IPNetwork, ...]:
+    """Returns the networks of a list with commas."""
+    try:
+        return tuple(ipaddress.ip_network(str(one)) for one in _split_list(value))
+    except ValueError:
+        must_be("networks such as 10.1.0.0/16,10.2.3.4,fd00::/64, whose host bits are zero")
+
+
 RejectBoolean = BeforeValidator(_reject_boolean)
 Size = Annotated[int, BeforeValidator(parse_size), Field(ge=1)]
 SizeOrZero = Annotated[int, BeforeValidator(parse_size), Field(ge=0)]
@@ -169,6 +190,8 @@ Tier = Annotated[int, RejectBoolean, Field(ge=1, le=3)]
 AnyTier = Annotated[int, RejectBoolean, Field(ge=1, le=4)]
 Port = Annotated[int, RejectBoolean, Field(ge=0, le=65535)]
 Scope = Annotated[StorageScope, NoDecode, PlainValidator(_parse_scope)]
+HostList = Annotated[HostPatterns, NoDecode, PlainValidator(_parse_hosts)]
+NetworkList = Annotated[tuple[IPNetwork, ...], NoDecode, PlainValidator(_parse_networks)]
 StringList = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_list)]
 TokenList = Annotated[StringList, AfterValidator(_check_token_lengths)]
 OriginList = Annotated[StringList, AfterValidator(_check_origins)]
@@ -178,6 +201,14 @@ NamedDirectories = Annotated[
     dict[str, Path], NoDecode, BeforeValidator(_split_named_paths), AfterValidator(_check_mountable)
 ]
 PathList = Annotated[tuple[AbsolutePath, ...], NoDecode, BeforeValidator(_split_list)]
+
+
+def is_loopback(host: str) -> bool:
+    """Returns whether a host to listen on is reached from this machine alone."""
+    try:
+        return host.lower() == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 # ---------------------------------------------------------------- defaults of this host
@@ -251,3 +282,18 @@ def default_max_programs() -> int:
 def _kernels_by_files() -> int:
     files = max_open_files()
     return sys.maxsize if files is None else max(0, files - OWN_FILES) // FILES_PER_KERNEL
+
+
+def format_default(field: FieldInfo) -> str:
+    """Returns the default as a person would write it; `none` when there is none."""
+    extra = field.json_schema_extra
+    if isinstance(extra, dict):
+        return str(extra["default"])
+    value = field.default
+    if isinstance(value, bool):
+        return str(value).lower()
+    if value is None or value in ((), {}):
+        return "none"
+    if isinstance(value, int) and value >= KIB and value % KIB == 0:
+        return format_size_setting(value)
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import tomllib
 from collections.abc import Mapping
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
-from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -20,7 +18,7 @@ from pydantic_settings import (
 )
 
 from era_kernels.errors import InvalidSetting
-from era_kernels.models import ALL_STORAGE, GIB, KIB, MIB, MIN_TOKEN_LENGTH, default_disk_reserve
+from era_kernels.models import ALL_STORAGE, GIB, MIB, MIN_TOKEN_LENGTH, default_disk_reserve
 from era_kernels.setting_errors import error_sentence
 from era_kernels.setting_types import (
     DEFAULT_SERVER_PERCENT,
@@ -33,7 +31,9 @@ from era_kernels.setting_types import (
     AnyTier,
     Count,
     Domain,
+    HostList,
     NamedDirectories,
+    NetworkList,
     NonNegativeSeconds,
     OriginList,
     PathList,
@@ -52,7 +52,7 @@ from era_kernels.setting_types import (
     default_server_memory,
     default_session_memory,
     disk_size,
-    format_size_setting,
+    is_loopback,
     must_be,
 )
 from era_kernels.toolchains.layout import default_toolchain_dir
@@ -233,6 +233,14 @@ class Settings(BaseSettings):
     allow_unsandboxed: bool = Field(
         False, description="Start even where no walls can be had: code may do what the server may."
     )
+    allow_hosts: HostList | None = Field(
+        None,
+        description="Hosts that sessions with internet access may reach, as a.org,*.b.org.",
+        json_schema_extra={"default": "all"},
+    )
+    egress_allow_cidrs: NetworkList = Field(
+        (), description="Private networks that sessions with internet access may reach, too."
+    )
     session_memory: Size = Field(
         default_factory=default_session_memory,
         description="How much memory one session may use.",
@@ -319,7 +327,7 @@ class Settings(BaseSettings):
         has_default_timeout = "default_timeout" in self.model_fields_set
         if has_default_timeout and self.default_timeout > self.max_timeout:
             must_be(f"at most max_timeout, which is {self.max_timeout:g}", "default_timeout")
-        if not self.has_tokens and not _is_loopback(self.host):
+        if not self.has_tokens and not is_loopback(self.host):
             must_be(
                 "localhost, 127.0.0.1 or ::1 as long as there is no API token, since anybody could "
                 "run code otherwise; set one with ERA_API_TOKENS or --api-token-file",
@@ -354,24 +362,6 @@ class Settings(BaseSettings):
         }
 
 
-# ---------------------------------------------------------------- names and defaults
-
-
-def format_default(field: FieldInfo) -> str:
-    """Returns the default as a person would write it; `none` when there is none."""
-    extra = field.json_schema_extra
-    if isinstance(extra, dict):
-        return str(extra["default"])
-    value = field.default
-    if isinstance(value, bool):
-        return str(value).lower()
-    if value is None or value in ((), {}):
-        return "none"
-    if isinstance(value, int) and value >= KIB and value % KIB == 0:
-        return format_size_setting(value)
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
 # ---------------------------------------------------------------- reading
 
 
@@ -390,10 +380,3 @@ def _load_toml(path: Path) -> dict[str, Any]:
             hint = f" Did you mean {near[0]}?" if near else ""
             raise InvalidSetting(f'There is no setting "{key}", which {path} holds.{hint}')
     return found
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host.lower() == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -28,11 +28,12 @@ from typing import Literal
 from era_kernels.errors import EraError, KernelStartFailed
 from era_kernels.kernels.kernelspecs import NO_MINIMUMS, Kernelspec
 from era_kernels.kernels.languages import Languages
+from era_kernels.kernels.machine_services import DEFAULT_PERMISSIONS, Permissions
 from era_kernels.models import (
-    ALL_STORAGE,
     EndReason,
     ExecutionEnd,
     ExitInfo,
+    InternetAccess,
     InterruptStep,
     Isolation,
     KernelRequest,
@@ -40,7 +41,6 @@ from era_kernels.models import (
     Output,
     SessionPaths,
     StackFrame,
-    StorageScope,
     Variables,
 )
 
@@ -218,6 +218,7 @@ class FakeMachine:
         self.ended: asyncio.Future[ExitInfo] = asyncio.get_running_loop().create_future()
         self.kernel = FakeKernel(self, script)
         self.has_kernel = kernel
+        self.services = FakeServices()
         self.programs: list[FakeExecProcess] = []
         self.command_gate: asyncio.Event | None = None
         self.start_gate: asyncio.Event | None = None
@@ -276,6 +277,17 @@ class FakeMachine:
             await self.close_gate.wait()
 
 
+class FakeServices:
+    """Keeps what the internet access was at each `recheck_internet`."""
+
+    def __init__(self) -> None:
+        self.permissions = DEFAULT_PERMISSIONS
+        self.rechecks: list[InternetAccess] = []
+
+    def recheck_internet(self) -> None:
+        self.rechecks.append(self.permissions.internet())
+
+
 @dataclass
 class FakeHost:
     """Opens fake machines and keeps them in `machines`; `open` raises `open_error` once.
@@ -295,7 +307,6 @@ class FakeHost:
     machines: list[FakeMachine] = field(default_factory=list)
     opened_paths: list[SessionPaths] = field(default_factory=list)
     opened_limits: list[Limits] = field(default_factory=list)
-    storage_scopes: list[Callable[[], StorageScope]] = field(default_factory=list)
 
     async def open(
         self,
@@ -306,7 +317,7 @@ class FakeHost:
         *,
         kernel_name: str | None = None,
         kernel: bool = True,
-        storage: Callable[[], StorageScope] = lambda: ALL_STORAGE,
+        permissions: Permissions = DEFAULT_PERMISSIONS,
         on_late_output: Callable[[list[Output]], None] = lambda events: None,
     ) -> FakeMachine:
         await self.languages.available_kernel(language, kernel_name)
@@ -320,7 +331,7 @@ class FakeHost:
         self.machines.append(machine)
         self.opened_paths.append(paths)
         self.opened_limits.append(limits)
-        self.storage_scopes.append(storage)
+        machine.services.permissions = permissions
         return machine
 
     async def check(self) -> None:

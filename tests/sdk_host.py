@@ -11,6 +11,7 @@ from pathlib import Path
 from era_kernels.errors import StartError
 from era_kernels.kernels.languages import Languages
 from era_kernels.kernels.machine import KernelHost, Machine
+from era_kernels.kernels.machine_services import Permissions
 from era_kernels.models import (
     ALL_STORAGE,
     UNSANDBOXED_TIER,
@@ -61,7 +62,7 @@ class SdkHost:
             Limits(),
             {"ERA_SESSION": "true"},
             kernel=kernel,
-            storage=lambda: self.scope,
+            permissions=Permissions(lambda: self.scope),
         )
 
 

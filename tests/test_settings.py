@@ -12,8 +12,8 @@ from pydantic import ValidationError
 from era_kernels import open_files, setting_types
 from era_kernels.errors import InvalidSetting, StartError
 from era_kernels.models import GIB, MIB
-from era_kernels.setting_types import format_size_setting, parse_size
-from era_kernels.settings import Settings, format_default
+from era_kernels.setting_types import format_default, format_size_setting, parse_size
+from era_kernels.settings import Settings
 
 TOKEN = "0123456789abcdef"
 WEAK = "hunter2"
@@ -295,6 +295,9 @@ def test_origin_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         ("proxy_domain", "http://a", "the name of a domain such as apps.example.org"),
         ("proxy_domain", "a..b", "the name of a domain such as apps.example.org"),
         ("allowed_origins", "app.example.org", "origins such as"),
+        ("allow_hosts", "a.org,*", "hosts and domains such as"),
+        ("egress_allow_cidrs", "10.0.0.1/8", "networks such as"),
+        ("egress_allow_cidrs", "db.example.org", "networks such as"),
         ("allowed_hosts", 5, "a list, written with commas"),
         ("data_dir", "~nobody-has-this-name/x", "a path whose ~ names a home directory"),
     ],

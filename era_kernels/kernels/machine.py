@@ -10,7 +10,7 @@ import os
 import signal
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from era_kernels.concurrency.memory_in_work import MemoryInWork
 from era_kernels.errors import KernelStartFailed
@@ -22,22 +22,28 @@ from era_kernels.kernels.kernel import Kernel, discard_output
 from era_kernels.kernels.kernelspecs import Kernelspec
 from era_kernels.kernels.languages import Languages
 from era_kernels.kernels.machine_ports import MachinePorts
+from era_kernels.kernels.machine_services import (
+    DEFAULT_PERMISSIONS,
+    MachineServices,
+    Permissions,
+    ServeInternet,
+    ServerOffer,
+    ServeStorage,
+)
 from era_kernels.kernels.receive_budget import ReceiveBudget
 from era_kernels.kernels.sandboxes import Sandbox, Sandboxes, SandboxProcess
 from era_kernels.kernels.socket_connector import AcceptChannel
 from era_kernels.kernels.tcp_ports import TcpPorts
 from era_kernels.kernels.wire_protocol import ConnectionInfo
 from era_kernels.models import (
-    ALL_STORAGE,
     EndReason,
     ExecutionEnd,
     ExitInfo,
     Isolation,
     Limits,
+    Network,
     Output,
-    SessionListener,
     SessionPaths,
-    StorageScope,
 )
 from era_kernels.sandbox.server.listeners import ChannelListeners
 from era_kernels.sandbox.server.process_command import Command, ProcessNotStarted
@@ -51,23 +57,8 @@ START_TIMEOUT = 60.0
 MAX_ARGUMENTS_LENGTH = 6 << 20
 CHANNELS = ("shell", "iopub", "stdin", "control")  # that the server uses
 KERNEL_NOT_STARTED = "the kernel did not start"
-STORAGE_URL = "ERA_STORAGE_URL"  # the variable; the caller of a run may give it another value
-# Where storage is served on a session's own loopback: no port that programs choose for themselves
-# or that Linux gives them (32768 to 60999).
-STORAGE_PORT = 61787
 # Reasons that concern a run on the kernel.
 _RUN_REASONS = (EndReason.TIMEOUT, EndReason.OUTPUT_LIMIT)
-
-
-class ServedStorage(Protocol):
-    """Represents the storage as it is served to one machine."""
-
-    def close(self) -> None:
-        """Ends all connections and closes the listening socket."""
-
-
-# Serves storage on the socket, as far as the scope of the moment allows.
-ServeStorage = Callable[[SessionListener, Callable[[], StorageScope]], ServedStorage]
 
 
 class Machine:
@@ -95,11 +86,11 @@ class Machine:
         self._receive_budget = receive_budget
         self._sandbox = sandbox
         self.ports = MachinePorts(sandbox, kernelspec.network, tcp_ports)
+        self.services = MachineServices(sandbox, self.ports)
         self._kernel_process: SandboxProcess | None = None
         self._kernel: Kernel | None = None
         self._close_task: asyncio.Task[None] | None = None
         self._reported_stderr_bytes = 0  # of the kernel's own stderr
-        self._server_env: dict[str, str] = {}
         # Waits, when the machine has ended, until none of its processes is left and its directories
         # are free. Raises EndUnfinished when that takes too long; the end goes on then.
         self.wait_gone: Callable[[], Coroutine[Any, Any, None]] = sandbox.aclose
@@ -123,20 +114,19 @@ class Machine:
         """True while programs can run in the machine."""
         return not self.ended.done() and self._sandbox.is_running
 
-    async def serve_storage(self, serve: ServeStorage, scope: Callable[[], StorageScope]) -> None:
-        """Has storage served to the programs of the machine; called before the first of them.
+    async def serve(self, offer: ServerOffer, permissions: Permissions) -> None:
+        """Has the server's offer served to the programs; called before the first of them.
 
         Raises KernelStartFailed; the machine has ended then.
         """
         try:
-            listener = await self._sandbox.listen(STORAGE_PORT)
+            if offer.storage is not None:
+                await self.services.serve_storage(offer.storage, permissions)
+            if offer.internet is not None:
+                await self.services.serve_internet(offer.internet, permissions)
         except BaseException:
             await self.aclose(KERNEL_NOT_STARTED)
             raise
-        self.ports.reserve(listener)
-        served = serve(listener, scope)
-        self._sandbox.ended.add_done_callback(lambda _: served.close())
-        self._server_env[STORAGE_URL] = listener.url
 
     async def start_kernel(self, env: Mapping[str, str]) -> None:
         """Starts the kernel, beside the programs that run already, and waits until it is ready.
@@ -290,7 +280,7 @@ class Machine:
         return str(self._sandbox.inner_paths.workspace)
 
     def _environment(self, session_env: Mapping[str, str]) -> Mapping[str, str]:
-        own_env = {**self._server_env, **session_env}
+        own_env = {**self.services.env, **session_env}
         return build_environment(self._kernelspec.env, self._sandbox.inner_paths, own_env)
 
     def _command(self, connection_info: ConnectionInfo, session_env: Mapping[str, str]) -> Command:
@@ -332,17 +322,20 @@ class KernelHost:
         sandboxes: Sandboxes,
         serve_storage: ServeStorage | None = None,
         memory: MemoryInWork | None = None,
+        serve_internet: ServeInternet | None = None,
     ) -> None:
-        """Takes what serves storage to each machine; None: no machine has any.
+        """Takes what serves storage and the internet to each machine; None: no machine has any.
 
-        `memory` bounds what is there of their messages.
+        The internet is served only where machines have a network of their own. `memory` bounds
+        what is there of their messages.
         """
         profile = sandboxes.profile
+        has_own_network = profile.network is Network.OWN
         languages.set_network(profile.network, shares_uid=profile.shares_uid)
         self.languages = languages
         self._sandboxes = sandboxes
         self._tcp_ports = TcpPorts(sandboxes.profile.network)
-        self._serve_storage = serve_storage
+        self._offer = ServerOffer(serve_storage, serve_internet if has_own_network else None)
         self._machines: set[Machine] = set()
         self._receive_budget = ReceiveBudget(memory)
 
@@ -365,14 +358,14 @@ class KernelHost:
         *,
         kernel_name: str | None = None,
         kernel: bool = True,
-        storage: Callable[[], StorageScope] = lambda: ALL_STORAGE,
+        permissions: Permissions = DEFAULT_PERMISSIONS,
         on_late_output: Callable[[list[Output]], None] = discard_output,
     ) -> Machine:
         """Opens a machine in the directories `paths`, with a ready kernel or with none yet.
 
         `kernel_name` is one of the language's kernels, None is the default. `env` is what the
-        session adds to the kernel's environment, which is built from empty otherwise; `storage`
-        returns the namespaces that it may use at that moment; `on_late_output` is Machine's.
+        session adds to the kernel's environment, which is built from empty otherwise;
+        `permissions` tell what it may use at each moment; `on_late_output` is Machine's.
         Raises UnsupportedLanguage, InvalidRequest, LanguageUnavailable, KernelStartFailed,
         ShuttingDown.
         """
@@ -382,8 +375,7 @@ class KernelHost:
         machine = Machine(kernelspec, sandbox, budget, ports, on_late_output)
         self._machines.add(machine)
         machine.ended.add_done_callback(lambda _: self._machines.discard(machine))
-        if self._serve_storage is not None:
-            await machine.serve_storage(self._serve_storage, storage)
+        await machine.serve(self._offer, permissions)
         if kernel:
             await machine.start_kernel(env)
         return machine

@@ -47,6 +47,7 @@ from era_kernels.models.formats import (
     to_iso,
 )
 from era_kernels.models.inspection import MISSING, StackFrame, Variable, Variables
+from era_kernels.models.internet import NO_INTERNET, HostPatterns, InternetAccess
 from era_kernels.models.runtime import (
     EndReason,
     ExitInfo,
@@ -77,6 +78,7 @@ __all__ = [
     "MIN_TOKEN_LENGTH",
     "MISSING",
     "NO_FILES_CHANGED",
+    "NO_INTERNET",
     "SERVER_PREFIX",
     "TIB",
     "UNSANDBOXED_TIER",
@@ -94,8 +96,10 @@ __all__ = [
     "ExitInfo",
     "FileInfo",
     "FilesChanged",
+    "HostPatterns",
     "IdempotencyKey",
     "InputRequest",
+    "InternetAccess",
     "InterruptStep",
     "Isolation",
     "JsonObject",

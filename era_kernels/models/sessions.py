@@ -7,6 +7,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from era_kernels.models.formats import JsonObject
+from era_kernels.models.internet import HostPatterns
 from era_kernels.models.runtime import Limits
 from era_kernels.models.storage import StorageScope
 
@@ -37,6 +38,7 @@ class Session:
     variables_lost: str | None = None
     storage: StorageScope | None = None  # the namespaces that its code may use; None: the server's
     kernel: str | None = None  # the name of its kernel; None: the default of its language
+    allow_hosts: HostPatterns | None = None  # that it may reach; None: all that the server allows
 
 
 class SessionStatus(StrEnum):
@@ -85,6 +87,7 @@ class NewSession:
     mounts: tuple[str, ...] = ()
     storage: StorageScope | None = None
     kernel: str | None = None
+    allow_hosts: HostPatterns | None = None
     exist_ok: bool = False  # a session of that id and language is as good
 
 

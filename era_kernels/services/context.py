@@ -7,7 +7,16 @@ from dataclasses import asdict, dataclass, replace
 
 from era_kernels.kernels.kernelspecs import Kernelspec
 from era_kernels.kernels.machine import KernelHost
-from era_kernels.models import ALL_STORAGE, MIB, Limits, Session, SessionPaths, StorageScope
+from era_kernels.models import (
+    ALL_STORAGE,
+    MIB,
+    HostPatterns,
+    InternetAccess,
+    Limits,
+    Session,
+    SessionPaths,
+    StorageScope,
+)
 from era_kernels.services.capacity import KernelLimiter
 from era_kernels.services.executions.notices import SessionLimits
 from era_kernels.services.executions.service import ExecutionService
@@ -38,6 +47,7 @@ class ServiceContext:
     mounts: Mounts
     metrics: Metrics
     default_storage: StorageScope = ALL_STORAGE
+    allow_hosts: HostPatterns | None = None  # that sessions may reach; None: all
 
     async def kernelspec_of(self, session: Session) -> Kernelspec:
         """Returns the kernel of a session. Raises LanguageUnavailable, UnsupportedLanguage.
@@ -49,6 +59,12 @@ class ServiceContext:
     def storage_scope_of(self, session: Session) -> StorageScope:
         """Returns the namespaces that a session's code may use."""
         return self.default_storage if session.storage is None else session.storage
+
+    def internet_access_of(self, session: Session) -> InternetAccess:
+        """Returns what a session's code may reach of the internet."""
+        bounds = (self.allow_hosts, session.allow_hosts)
+        hosts = tuple(patterns for patterns in bounds if patterns is not None)
+        return InternetAccess(session.allow_internet, hosts)
 
     def limits_for(self, session: Session) -> Limits:
         """Returns the limits of a session's processes: the server's, capped by the session's."""

@@ -122,6 +122,10 @@ class Metrics:
         """Counts a connection closed before any request: `malformed`, `connections`, `foreign`."""
         self._http.rejected.labels(reason).inc()
 
+    def internet_requested(self, outcome: str) -> None:
+        """Counts a request of a session to the internet: `connected`, or why it was refused."""
+        self._http.internet.labels(outcome).inc()
+
     def register(self, gauge: ScrapedGauge, count: Callable[[], int]) -> None:
         """Sets the function that returns a gauge; it is called on the event loop per scrape."""
         self._gauge_sources[gauge] = count
@@ -230,6 +234,12 @@ class HttpMetrics:
             "era_http_turned_away",
             "Connections that were closed without a request.",
             ["why"],
+            registry=registry,
+        )
+        self.internet = Counter(
+            "era_internet_requests",
+            "Requests of sessions to hosts of the internet, by how they went.",
+            ["outcome"],
             registry=registry,
         )
 

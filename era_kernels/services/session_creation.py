@@ -58,10 +58,11 @@ class SessionCreator:
     async def _check(self, new: NewSession) -> None:
         check_session_id(new.id)
         await check_changes(
-            self._context.host.isolation,
+            self._context.host,
             data=new.data,
             metadata=new.metadata,
             allow_internet=new.allow_internet,
+            allow_hosts=new.allow_hosts,
         )
         if new.default_timeout is not None:
             self._context.service_limits.check_timeout(new.default_timeout, "default_timeout")
@@ -114,6 +115,7 @@ class SessionCreator:
             mounts=tuple(dict.fromkeys(new.mounts)),
             storage=new.storage,
             kernel=new.kernel,
+            allow_hosts=new.allow_hosts,
         )
         source = initial_code(new.data)
         code = None if source is None else StoredCode(source, "", session.created_at)

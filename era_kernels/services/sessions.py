@@ -129,7 +129,7 @@ class SessionService:
         """
         self._check_open()
         check_session_id(request.id)
-        await check_changes(self._context.host.isolation, data=request.data)
+        await check_changes(self._context.host, data=request.data)
         await self._deleter.endings.wait(request.id)
         async with self.borrow(session_id) as source:
             return self._view(await self._duplicator.duplicate(source, request))
@@ -181,7 +181,7 @@ class SessionService:
 
         Raises SessionNotFound, InvalidRequest, TooLarge, NotEnforceable.
         """
-        await check_changes(self._context.host.isolation, **changes)
+        await check_changes(self._context.host, **changes)
         timeout = changes.get("default_timeout")
         if isinstance(timeout, int | float):
             self._context.service_limits.check_timeout(timeout, "default_timeout")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 from dataclasses import dataclass
+from typing import Protocol
 
 from era_kernels.concurrency.cooperative import Stepwise, run_cooperatively
 from era_kernels.errors import (
@@ -24,6 +25,18 @@ from era_kernels.storage.snapshot import DATA_FILE_NAME
 SESSION_ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 MAX_SESSION_JSON_BYTES = 1024 * 1024  # bytes of `data`, and of `metadata`, as JSON
 MAX_COUNTED_BYTES = 2 * MAX_SESSION_JSON_BYTES  # bytes up to which a refusal tells how many
+
+
+class Host(Protocol):
+    """Names what is checked of the host of machines."""
+
+    @property
+    def isolation(self) -> Isolation:
+        """The strength of the isolation."""
+
+    @property
+    def enforceable(self) -> frozenset[str]:
+        """The settings of one session that are enforced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +105,14 @@ def check_session_id(session_id: str | None) -> None:
         raise InvalidId(f"A session id must match ^{SESSION_ID_PATTERN.pattern}$.")
 
 
-async def check_changes(isolation: Isolation, **changes: object) -> None:
+async def check_changes(host: Host, **changes: object) -> None:
     """Checks new values of a session's fields. Raises TooLarge, NotEnforceable."""
     for name in ("data", "metadata"):
         value = changes.get(name)
         if value is not None:
             await check_json_size(value, name)
-    if changes.get("allow_internet"):
-        check_internet(isolation)
+    if changes.get("allow_internet") or changes.get("allow_hosts") is not None:
+        check_internet(host)
 
 
 def check_run_env(submission: Submission | ExecSubmission, kernelspec: Kernelspec) -> None:
@@ -173,13 +186,14 @@ def check_writable_path(path: str) -> None:
         )
 
 
-def check_internet(isolation: Isolation) -> None:
-    """Raises NotEnforceable where there is a sandbox, since none can give internet access yet.
+def check_internet(host: Host) -> None:
+    """Raises NotEnforceable where sessions can have no internet access that can be switched.
 
     Without a sandbox the request is stored, and `isolation` tells that nothing enforces it.
     """
-    if isolation.tier < UNSANDBOXED_TIER:
+    if "internet" not in host.enforceable and host.isolation.tier < UNSANDBOXED_TIER:
         raise NotEnforceable(
-            "Internet access cannot be given to sessions: the walls in force have no door.",
-            hint="Create the session without allowInternetAccess.",
+            "Internet access cannot be given to sessions: they have no network of their own here.",
+            hint="It needs isolation of tier 1 or 2, with network namespaces; `era-kernels doctor` "
+            "tells what this host lacks for that.",
         )

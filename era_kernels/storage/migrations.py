@@ -219,3 +219,17 @@ def m014_deletions(db: Database) -> None:
     db.execute(
         "CREATE TABLE deletions (kind TEXT, name TEXT, PRIMARY KEY (kind, name)) WITHOUT ROWID"
     )
+
+
+@MIGRATIONS()
+def m015_allow_hosts(db: Database) -> None:
+    """Adds the hosts that a session may reach: a list of patterns, as JSON."""
+    sessions = db.table("sessions")
+    short = [name for name in sessions.columns_dict if name not in ("metadata", "data")]
+    sessions.add_column("allow_hosts", str)
+    sessions.transform(column_order=[*short, "allow_hosts"])
+    # `transform` makes the table anew and leaves out an index on an expression.
+    db.execute(
+        "CREATE INDEX IF NOT EXISTS sessions_updated "
+        "ON sessions (coalesce(last_run_at, created_at))"
+    )

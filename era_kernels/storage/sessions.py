@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from era_kernels.errors import SessionExists, SessionNotFound
-from era_kernels.models import JsonObject, Limits, Session, StorageScope
+from era_kernels.models import HostPatterns, JsonObject, Limits, Session, StorageScope
 from era_kernels.storage import deletions, stored_code
 from era_kernels.storage.database import Database
 from era_kernels.storage.deletions import Deletions
@@ -66,6 +66,14 @@ def _scope_from(text: str | None) -> StorageScope | None:
     return None if text is None else StorageScope.parse(json.loads(text))
 
 
+def _hosts_text(hosts: HostPatterns | None) -> str | None:
+    return None if hosts is None else json.dumps(hosts.to_json())
+
+
+def _hosts_from(text: str | None) -> HostPatterns | None:
+    return None if text is None else HostPatterns.parse(json.loads(text))
+
+
 _TO_COLUMN: dict[str, Callable[[Any], Any]] = {
     "created_at": time_to_text,
     "last_run_at": time_to_text,
@@ -74,6 +82,7 @@ _TO_COLUMN: dict[str, Callable[[Any], Any]] = {
     "limits": _limits_text,
     "mounts": _names_text,
     "storage": _scope_text,
+    "allow_hosts": _hosts_text,
 }
 _FROM_COLUMN: dict[str, Callable[[Any], Any]] = {
     "created_at": time_from_text,
@@ -86,6 +95,7 @@ _FROM_COLUMN: dict[str, Callable[[Any], Any]] = {
     "limits": _limits_from,
     "mounts": _names_from,
     "storage": _scope_from,
+    "allow_hosts": _hosts_from,
 }
 
 

@@ -26,6 +26,7 @@ from era_kernels.json_codec import (
     loads_numbers_as_text,
     loads_object_async,
 )
+from era_kernels.models.internet import HOST_PATTERN, MAX_HOST_PATTERNS, HostPatterns
 from era_kernels.models.storage import MAX_SCOPE_PATTERNS, SCOPE_PATTERN, StorageScope
 
 ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -117,6 +118,15 @@ def _parse_scope(value: object) -> StorageScope:
         raise PydanticCustomError("scope", "{rule}", {"rule": str(error)}) from None
 
 
+def _parse_hosts(value: object) -> HostPatterns:
+    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+        raise PydanticCustomError("hosts", "must be a list of hosts, such as *.example.org")
+    try:
+        return HostPatterns.parse(value)
+    except ValueError as error:
+        raise PydanticCustomError("hosts", "{rule}", {"rule": str(error)}) from None
+
+
 def _env_error(text: str) -> PydanticCustomError:
     return PydanticCustomError("env", "{text}", {"text": text})
 
@@ -161,6 +171,17 @@ StorageScopeField = Annotated[
                     "maxItems": MAX_SCOPE_PATTERNS,
                 },
             ]
+        }
+    ),
+]
+HostPatternsField = Annotated[
+    Any,  # HostPatterns, as above
+    PlainValidator(_parse_hosts),
+    WithJsonSchema(
+        {
+            "type": "array",
+            "items": {"type": "string", "pattern": f"^({HOST_PATTERN.pattern})$"},
+            "maxItems": MAX_HOST_PATTERNS,
         }
     ),
 ]

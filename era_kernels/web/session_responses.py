@@ -63,6 +63,7 @@ class SessionListed(ResponseModel):
         ]
     ]
     kernel: NotRequired[Annotated[str | None, Field(None, description="Only when set.")]]
+    allow_hosts: NotRequired[Annotated[list[str] | None, Field(None, description="Only when set.")]]
 
 
 class SessionAnswer(SessionListed):
@@ -161,6 +162,8 @@ def session_summary(view: SessionView) -> SessionListed:
         out["storage"] = session.storage.to_json()
     if session.kernel is not None:
         out["kernel"] = session.kernel
+    if session.allow_hosts is not None:
+        out["allow_hosts"] = session.allow_hosts.to_json()
     return out
 
 

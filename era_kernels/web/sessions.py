@@ -20,6 +20,7 @@ from era_kernels.services.session_limits import LIMIT_FIELDS
 from era_kernels.web.base import BaseHandler, HandlerContext
 from era_kernels.web.operations import Operation
 from era_kernels.web.requests import (
+    HostPatternsField,
     JsonMap,
     Paging,
     PositiveInt,
@@ -76,8 +77,11 @@ class CreateSession(RequestModel):
     ttl: PositiveSeconds | None = Field(
         None, description="Seconds without a request, then it is deleted."
     )
-    allowInternetAccess: bool | None = None
+    allowInternetAccess: bool | None = Field(None, description="Default false.")
     allowPublicAccess: bool | None = None
+    allow_hosts: HostPatternsField | None = Field(
+        None, description="Hosts that it may reach, where it has internet access; default all."
+    )
     limits: SessionLimits | None = Field(None, description="Default: those of the server.")
     mounts: list[str] | None = Field(
         None, description="Names of directories that the operator offers, read-only at /mnt/NAME."
@@ -100,8 +104,13 @@ class ChangeSession(RequestModel):
     ttl: PositiveSeconds | None = Field(
         None, description="Seconds without a request, then it is deleted; null unsets it."
     )
-    allowInternetAccess: bool = Field(default_factory=bool)
+    allowInternetAccess: bool = Field(
+        default_factory=bool, description="Switches the internet access of running code, too."
+    )
     allowPublicAccess: bool = Field(default_factory=bool)
+    allow_hosts: HostPatternsField | None = Field(
+        None, description="Hosts that it may reach, where it has internet access; null means all."
+    )
     metadata: JsonMap = Field(default_factory=dict)
     data: JsonMap = Field(default_factory=dict)
     storage: StorageScopeField = Field(
@@ -252,6 +261,7 @@ def _new_session(body: CreateSession) -> NewSession:
         mounts=tuple(body.mounts or ()),
         storage=body.storage,
         kernel=body.kernel,
+        allow_hosts=body.allow_hosts,
         exist_ok=body.exist_ok is True,
     )
 

@@ -68,7 +68,7 @@ def test_create_with_everything(client: Client) -> None:
         "metadata": {"team": "é"},
         "default_timeout": 120,
         "ttl": 900,
-        "allowInternetAccess": session_tier(client) == 4,
+        "allowInternetAccess": session_tier(client) != 3,
         "allowPublicAccess": False,
     }
     answer = client.http.post("/api/sessions", json={"language": "PY", **fields})
@@ -80,10 +80,13 @@ def test_create_with_everything(client: Client) -> None:
 
 
 def test_internet_that_isolation_cannot_give(client: Client) -> None:
-    """Asked for at creation it is 409, and nothing was made; without isolation it is stored."""
+    """Asked for at creation it is 409 without a network namespace, and nothing was made.
+
+    Without isolation it is stored.
+    """
     fields = {"language": "python", "session_id": "outward", "allowInternetAccess": True}
     answer = client.http.post("/api/sessions", json=fields)
-    if session_tier(client) == 4:
+    if session_tier(client) != 3:
         check(answer.json(), allowInternetAccess=True)
         client.http.delete("/api/sessions/outward")
     else:

@@ -15,7 +15,8 @@ import pytest
 from era_kernels.errors import EraError
 from era_kernels.services.executions.outcome import ERROR_LABELS
 from era_kernels.setting_errors import env_variable, flag_name
-from era_kernels.settings import Settings, format_default
+from era_kernels.setting_types import format_default
+from era_kernels.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from era_kernels.errors import SessionExists, SessionNotFound
-from era_kernels.models import Limits, Session, StorageScope
+from era_kernels.models import HostPatterns, Limits, Session, StorageScope
 from era_kernels.storage.sessions import SessionStore
 from tests.storage.stores import CREATED_AT, LANGUAGE, make_execution, make_session, open_stores
 
@@ -44,6 +44,7 @@ async def test_every_field_is_kept_exactly(tmp_path: Path) -> None:
         limits=Limits(memory=2**40, processes=1, cpu=0.1),
         mounts=("b", "a.1"),
         storage=StorageScope.parse(["app", "tmp-*"]),
+        allow_hosts=HostPatterns.parse(["example.org", "*.example.net", "2001:db8::1"]),
     )  # fmt: skip
 
     async with open_stores(tmp_path) as stores:

@@ -49,6 +49,10 @@ _LANDLOCK_SHORTCOMINGS = (
     "files: /tmp and /dev/shm are closed, TMPDIR is the session's own",
     "sockets: those that the host's services have as files can be reached where modes allow it",
 )
+_PROXY_ONLY = (
+    "network: the internet, where a session has access, is reached by the HTTP proxy alone, "
+    "by no UDP and no DNS"
+)
 _SHARED_UID_SHORTCOMINGS = (
     "users: all sessions have the server's uid, and share what Linux counts or limits by user",
     "files: modes and times of what the server's user owns can be changed, what is in it cannot",
@@ -98,7 +102,11 @@ class IsolationProfile:
         """The tier and its gaps, as the API reports them."""
         if self.spec.kind is IsolationKind.NONE:
             return UNSANDBOXED
-        gaps = {2: ("processes: names of the container's are visible",), 3: _LANDLOCK_SHORTCOMINGS}
+        gaps = {
+            1: (_PROXY_ONLY,),
+            2: (_PROXY_ONLY, "processes: names of the container's are visible"),
+            3: _LANDLOCK_SHORTCOMINGS,
+        }
         if self.shares_uid:
             gaps[3] = (*_LANDLOCK_SHORTCOMINGS, *_SHARED_UID_SHORTCOMINGS)
         elif self.spec.reads_past_modes:
@@ -125,10 +133,13 @@ class IsolationProfile:
 
     @property
     def enforceable(self) -> frozenset[str]:
-        """The settings of one session that are enforced: names in `Limits`, and `mounts`."""
-        return (
-            self.enforced_limits | {"mounts"} if self.spec.has_namespaces else self.enforced_limits
-        )
+        """The settings of one session that are enforced: names in `Limits`, and two more.
+
+        `mounts` need a mount namespace, `internet` needs a network namespace.
+        """
+        if self.spec.has_namespaces:
+            return self.enforced_limits | {"mounts", "internet"}
+        return self.enforced_limits
 
     @property
     def network(self) -> Network:

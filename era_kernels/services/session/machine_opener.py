@@ -10,6 +10,7 @@ from functools import partial
 from era_kernels.errors import EndUnfinished, SessionNotFound
 from era_kernels.kernels.kernel import discard_output
 from era_kernels.kernels.machine import Machine
+from era_kernels.kernels.machine_services import Permissions
 from era_kernels.models import EndReason, ExitInfo
 from era_kernels.services.context import ServiceContext
 from era_kernels.services.session.lost_variables import LostVariables
@@ -54,9 +55,13 @@ class MachineOpener:
                 env,
                 kernel_name=session.kernel,
                 kernel=with_kernel,
-                storage=lambda: context.storage_scope_of(self._state.session),
+                permissions=Permissions(
+                    lambda: context.storage_scope_of(self._state.session),
+                    lambda: context.internet_access_of(self._state.session),
+                ),
                 on_late_output=discard_output if log is None else log.write,
             )
+        machine.services.recheck_internet()  # a change may have come while the kernel started
         context.kernel_limiter.acquire(self._borrower)
         machine.ended.add_done_callback(partial(self._on_machine_ended, machine))
         if with_kernel:

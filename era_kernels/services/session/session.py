@@ -117,9 +117,15 @@ class LiveSession:
     # ------------------------------------------------------------ everything else
 
     async def update(self, **changes: object) -> None:
-        """Changes stored fields; returns when they are durable. Raises SessionNotFound."""
+        """Changes stored fields; returns when they are durable and in force.
+
+        Raises SessionNotFound.
+        """
         update = self._workspace.update_data if "data" in changes else self._state.update
         await update(**changes)
+        machine = self._session_machine.find()
+        if machine is not None:
+            machine.services.recheck_internet()
 
     async def change_file(self, operation: Callable[[], Awaitable[FileChange]]) -> None:
         """Lets `operation` put or delete a file, never while `after_run` looks at the files.
