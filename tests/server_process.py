@@ -121,6 +121,8 @@ def temporary_launcher() -> Iterator[Launcher]:
             yield launcher
         finally:
             launcher.stop_all()
+            # What code left may be deeper than `tempfile` can go.
+            subprocess.run(["rm", "-rf", launcher.data_dir], check=False)
 
 
 # A session's program prints its pid and pid namespace, for `host_pid`.

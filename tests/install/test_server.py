@@ -40,7 +40,10 @@ def test_sessions_read_what_comes_later(place: Place, launcher: Launcher, tier: 
     code = CODE.format(path=str(root / "made"), lock=str(root.parent / "lock"))
     answer = client.post("/api/execute", json={"language": "python", "code": code}).json()
     client.close()
-    assert (answer["stdout"], answer["stderr"]) == ("it is there\nrefused\nrefused\n", "")
+    assert answer["stderr"] == ""
+    shown = answer["stdout"].splitlines()
+    # Without namespaces root's sessions may have to read what only root may, so that locks open.
+    assert shown in [["it is there", *["refused"] * n] for n in ({2} if tier == "1" else {1, 2})]
 
 
 def test_a_server_keeps_what_it_uses(place: Place, launcher: Launcher) -> None:

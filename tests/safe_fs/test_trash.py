@@ -11,7 +11,7 @@ import pytest
 from era_kernels.safe_fs.trash import Trash, remove_directory
 from tests.server_process import wait_until
 
-COUNT = 2000
+COUNT = 500
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def test_the_thread_goes_on(tree: Path) -> None:
     trash = Trash()
     trash.remove(tree, 0.0)
     assert tree.exists()
-    assert wait_until(lambda: not tree.exists())
+    assert wait_until(lambda: not tree.exists(), 60)
     trash.close()
 
 
