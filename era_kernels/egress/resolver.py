@@ -52,13 +52,17 @@ class Resolver:
             result: list[str] | OSError
             try:
                 result = self._lookup(host)
-            except (OSError, UnicodeError) as error:
+            except (OSError, ValueError) as error:  # such as a label that is too long
                 result = error if isinstance(error, OSError) else OSError(str(error))
             with suppress(RuntimeError):  # the loop was closed meanwhile
                 loop.call_soon_threadsafe(finish, result)
 
         # A thread of the loop's pool would keep the server from stopping until DNS gives up.
-        threading.Thread(target=work, name="egress-lookup", daemon=True).start()
+        try:
+            threading.Thread(target=work, name="egress-lookup", daemon=True).start()
+        except RuntimeError as error:  # the system gives no more threads
+            self._slots.release()
+            raise OSError(str(error)) from None
         return _addresses(await found)
 
 
