@@ -57,28 +57,43 @@ class SessionDuplicator:
         """
         if request.id is not None and await self._context.store.find(request.id):
             raise SessionExists(f"The session {request.id} exists already.", id=request.id)
-        caller_left = threading.Event()
+        caller_left, copied = threading.Event(), asyncio.Event()
         try:
             async with source.frozen_files(wait_in_queue=not request.skip_queue):
-                return await self._background.run_shielded(
-                    self._duplicate(source, request, caller_left)
-                )
+                task = self._background.spawn(self._duplicate(source, request, caller_left, copied))
+                # No longer: the end of the source waits for this, and the new id may have to wait
+                # for that end, or for a deletion of all sessions.
+                await copied.wait()
+            return await asyncio.shield(task)
         except asyncio.CancelledError:
             caller_left.set()
             raise
 
     async def _duplicate(
-        self, source: LiveSession, request: DuplicateRequest, caller_left: threading.Event
+        self,
+        source: LiveSession,
+        request: DuplicateRequest,
+        caller_left: threading.Event,
+        copied: asyncio.Event,
     ) -> Session:
-        with self._reserve():
-            directory = await self._context.workspaces.create()
-            try:
-                session = await self._copy(source, request, directory, caller_left)
-            except BaseException:
-                await self._context.workspaces.remove(directory)
-                raise
-            await self._context.workspaces.unfinished.keep(directory)
-            return session
+        """Makes the duplicate; `copied` is set when the source is not needed any more."""
+        try:
+            with self._reserve():
+                directory = await self._context.workspaces.create()
+                try:
+                    session = await self._copy(source, request, directory, caller_left)
+                    code = await self._context.codes.find(source.session.directory)
+                    copied.set()
+                    async with self._endings.taking(session.id):
+                        await self._context.store.create(session, code)
+                    self._on_created(session)
+                except BaseException:
+                    await self._context.workspaces.remove(directory)
+                    raise
+                await self._context.workspaces.unfinished.keep(directory)
+                return session
+        finally:
+            copied.set()
 
     async def _copy(
         self,
@@ -87,9 +102,9 @@ class SessionDuplicator:
         directory: str,
         caller_left: threading.Event,
     ) -> Session:
-        """Copies the files, then stores the row.
+        """Copies the files; returns the row that is to be stored then.
 
-        Until the row is stored, a killed server leaves a directory that the next start removes.
+        Until it is stored, a killed server leaves a directory that the next start removes.
         """
         original = source.session
         data = original.data if request.data is None else request.data
@@ -105,7 +120,7 @@ class SessionDuplicator:
             raise asyncio.CancelledError from None  # the caller was cancelled
         finally:
             source.check_open()  # a source that was deleted was not copied whole
-        session = dataclasses.replace(
+        return dataclasses.replace(
             original,
             id=request.id or new_session_id(),
             directory=directory,
@@ -116,8 +131,3 @@ class SessionDuplicator:
             total_size=files.total_size,
             kernel_generation=0,
         )
-        code = await self._context.codes.find(original.directory)
-        async with self._endings.taking(session.id):
-            await self._context.store.create(session, code)
-        self._on_created(session)
-        return session

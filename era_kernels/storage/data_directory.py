@@ -113,16 +113,20 @@ class DataDirectory(DataPaths):
     def _take_lock(self) -> None:
         """Locks the directory, then makes it private. Raises OSError."""
         assert self._made is not None
-        path, made_names = self.path / "lock", set()
+        path = self.path / "lock"
         try:
             self._lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            made_names.add(path.name)
+            self._made.note_made(path.name)
         except FileExistsError:
             self._lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if not os.path.samestat(path.lstat(), os.fstat(self._lock)):
+        try:
+            is_current = os.path.samestat(path.lstat(), os.fstat(self._lock))
+        except FileNotFoundError:
+            is_current = False
+        if not is_current:
             raise BlockingIOError  # a start that failed has just removed it, and others may start
-        self._made.note_names(made_names)
+        self._made.note_names()
         self.path.chmod(0o700)
         os.ftruncate(self._lock, 0)  # the address of an earlier server
         self.sessions.mkdir(mode=0o700, exist_ok=True)

@@ -30,7 +30,8 @@ class MadeDirectory:
         self._made: list[tuple[Path, os.stat_result]] = []
         self._descriptor = -1
         self._former_mode = 0
-        self._former_names: set[str] = set()
+        self._former_names: set[str] | None = None  # unknown before the directory is locked
+        self._made_names: set[str] = set()
         try:
             self._make(path)
             self._descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -47,28 +48,41 @@ class MadeDirectory:
                 one.mkdir(mode=0o700 if one == path else 0o777)
                 self._made.append((one, one.lstat()))
 
-    def note_names(self, made: set[str]) -> None:
-        """Notes what is there; `made` are names that this start has made by now. Raises OSError."""
-        self._former_names = set(os.listdir(self._descriptor)) - made  # noqa: PTH208
+    def note_made(self, name: str) -> None:
+        """Notes the name of a file that this start, and no other process, has just made."""
+        self._made_names.add(name)
+
+    def note_names(self) -> None:
+        """Notes what was there before, once the directory is locked. Raises OSError."""
+        names = set(os.listdir(self._descriptor))  # noqa: PTH208
+        self._former_names = names - self._made_names
 
     def undo(self) -> None:
         """Removes what this start made, and nothing that was there or that others put there.
 
-        Whatever is mounted over the directory meanwhile is left alone. Never raises.
+        Before `note_names` was called, that is only what `note_made` was told. Whatever is mounted
+        over the directory meanwhile is left alone. Never raises.
         """
-        is_new = [name for name in _MADE_FILES if name not in self._former_names]
-        if "era.db" in self._former_names:  # the last writes of an older database may be there
-            is_new = [name for name in is_new if not name.startswith("era.db")]
-        for name in is_new:
+        for name in self._new_files():
             with suppress(OSError):
                 os.unlink(name, dir_fd=self._descriptor)
         for name in _MADE_DIRECTORIES:
-            if name.partition("/")[0] not in self._former_names:
+            top = name.partition("/")[0]
+            if self._former_names is not None and top not in self._former_names:
                 with suppress(OSError):
                     os.rmdir(name, dir_fd=self._descriptor)
         with suppress(OSError):
             os.fchmod(self._descriptor, self._former_mode)
         self._remove_made()
+
+    def _new_files(self) -> list[str]:
+        former = self._former_names
+        if former is None:
+            return sorted(self._made_names)
+        is_new = [name for name in _MADE_FILES if name not in former]
+        if "era.db" in former:  # the last writes of an older database may be there
+            is_new = [name for name in is_new if not name.startswith("era.db")]
+        return is_new
 
     def _remove_made(self) -> None:
         while self._made:

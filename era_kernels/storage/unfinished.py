@@ -32,12 +32,15 @@ class UnfinishedDirectories:
     # ------------------------------------------------------------ in a thread
 
     def create(self, directory: str, parts: Sequence[str]) -> None:
-        """Makes a directory with its parts, marked before it has its name. Raises OSError."""
+        """Makes a directory with its parts, marked before it has its name. Raises OSError.
+
+        It goes on with what an earlier call left that was cut short.
+        """
         new = self._sessions / f"new-{directory}"
-        new.mkdir(mode=0o700)
+        new.mkdir(mode=0o700, exist_ok=True)
         (new / MARK).touch(mode=0o600)
         for part in parts:
-            (new / part).mkdir(mode=0o700)
+            (new / part).mkdir(mode=0o700, exist_ok=True)
         new.rename(self._sessions / directory)
 
     def unmark(self, directory: str) -> None:

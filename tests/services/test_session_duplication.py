@@ -386,3 +386,53 @@ async def test_half_copies_are_removed(services: Services) -> None:
     (services.workspaces.session_paths(half).workspace / "file").write_text("half")
     await services.workspaces.reconcile({(await services.session()).directory})
     assert half not in services.directories
+
+
+@pytest.mark.parametrize("way", ["own id", "all on a full disk"])
+async def test_a_deletion_does_not_wait_for_a_duplicate_that_waits_for_it(
+    services: Services, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    """The source's end waits for its copy alone, so that the new id may wait for that end."""
+    copied, may_store = asyncio.Event(), asyncio.Event()
+    find, find_code = services.store.find, services.codes.find
+    delete_all = services.store.delete_all
+    has_failed = False
+
+    async def find_code_slowly(directory: str) -> object:
+        copied.set()
+        await may_store.wait()
+        return await find_code(directory)
+
+    async def find_nothing(session_id: str) -> None:
+        """Acts as if the row had just been deleted."""
+
+    async def fail_once() -> list[Session]:
+        nonlocal has_failed
+        if has_failed:
+            return await delete_all()
+        has_failed = True
+        may_store.set()
+        await sleep_steps(50)
+        raise InsufficientStorage("full")
+
+    await services.create()
+    await services.run("write file text")  # from here on the row of the source is not read
+    monkeypatch.setattr(services.codes, "find", find_code_slowly)
+    if way == "own id":
+        monkeypatch.setattr(services.store, "find", find_nothing)
+    else:
+        monkeypatch.setattr(services.store, "delete_all", fail_once)
+    async with asyncio.timeout(20):
+        copying = asyncio.create_task(duplicate(services, "s1" if way == "own id" else "s2"))
+        await copied.wait()
+        if way == "own id":
+            monkeypatch.setattr(services.store, "find", find)
+            deletion = asyncio.create_task(services.sessions.delete("s1"))
+            await sleep_steps(50)
+            may_store.set()
+            await deletion
+        else:
+            assert await services.sessions.delete_all() == ["s1"]
+        copy = await copying
+    assert await services.session(copy.id) == copy
+    assert len(services.directories) == services.sessions.count == 1

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import os
 import subprocess
 import sys
 from contextlib import closing
@@ -83,6 +86,65 @@ def test_an_unwritable_parent_is_refused() -> None:
     """Where nothing can be made (/proc, also for root), the sentence says what to do."""
     with pytest.raises(StartError, match="--data-dir"):
         DataDirectory.open(Path("/proc/era"))
+
+
+def state(path: Path) -> list[tuple[str, int]]:
+    """The names and modes of a directory and of all in it."""
+    return [(str(one), one.lstat().st_mode) for one in (path, *sorted(path.rglob("*")))]
+
+
+@pytest.mark.parametrize("call", ["open", "flock", "lstat"])
+@pytest.mark.parametrize("is_stored", [True, False])
+@pytest.mark.parametrize("has_lock", [True, False])
+def test_a_lock_that_cannot_be_taken_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, is_stored: bool, has_lock: bool
+) -> None:
+    """Whatever the system refuses, what another server has stored there stays."""
+    path = tmp_path / "data"
+    path.mkdir(mode=0o755)
+    if is_stored:
+        for name in ("era.db", "era.db-wal", "secret", "ballast", "unlink.lock"):
+            (path / name).write_bytes(b"SQLite format 3\0")
+        for name in ("sessions", "d1", "r2/incoming", "incoming"):
+            (path / name).mkdir(parents=True)
+    if has_lock:
+        (path / "lock").touch()
+    before, real_open = state(tmp_path), os.open
+
+    def refuse_flock(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    def remove_lock(descriptor: int, operation: int) -> None:
+        (path / "lock").unlink()  # as a start that has just failed does
+
+    def refuse_open(name: str | Path, *more: object, **named: object) -> int:
+        if str(name).endswith("lock"):
+            raise OSError(errno.EMFILE, "Too many open files")
+        return real_open(name, *more, **named)  # type: ignore[arg-type]
+
+    if call == "open":
+        monkeypatch.setattr(os, "open", refuse_open)
+    else:
+        monkeypatch.setattr(fcntl, "flock", refuse_flock if call == "flock" else remove_lock)
+    with pytest.raises(StartError, match="Another server" if call == "lstat" else "cannot be used"):
+        DataDirectory.open(path)
+    if call == "lstat" and has_lock:
+        (path / "lock").touch()
+    assert state(tmp_path) == before
+
+
+def test_a_new_directory_that_cannot_be_locked_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its parents go as well."""
+
+    def refuse_flock(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse_flock)
+    with pytest.raises(StartError, match="cannot be used"):
+        DataDirectory.open(tmp_path / "a" / "b")
+    assert not list(tmp_path.iterdir())
 
 
 def test_address_of_the_server(tmp_path: Path) -> None:

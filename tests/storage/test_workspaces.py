@@ -524,3 +524,14 @@ async def test_what_is_not_removed_goes_with_the_next_start(
     await workspaces.reconcile(set())
     assert await asyncio.to_thread(wait_until, lambda: not list(tmp_path.iterdir()), 60)
     await workspaces.aclose()
+
+
+async def test_a_missing_directory_whose_making_was_cut_short(tmp_path: Path) -> None:
+    """A kill while a start makes a session's directory does not keep the next from starting."""
+    name = "0123456789abcdef"
+    (tmp_path / "sessions" / f"new-{name}" / "workspace").mkdir(parents=True)
+    workspaces = Workspaces(tmp_path / "sessions")
+    await workspaces.reconcile({name})
+    await workspaces.aclose()
+    assert [path.name for path in (tmp_path / "sessions").iterdir()] == [name]
+    assert (tmp_path / "sessions" / name / "state").is_dir()
