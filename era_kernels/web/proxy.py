@@ -110,7 +110,8 @@ class ProxyHandler(BaseHandler):
         requests.check_id(self._session_id)
         prefix = f"/proxy/{self._session_id}/{found[1]}"
         path = _to_target(f"/{rest}")
-        self._place = Place(prefix, self.request.host, int(found[1]), path)
+        host, *others = self.context.access.own_hosts(self.request)
+        self._place = Place(prefix, host, int(found[1]), path, tuple(filter(None, others)))
         self.logged_path = f"{prefix}/*"  # programs have secrets in their paths
 
     @property
@@ -135,6 +136,23 @@ class ProxyHandler(BaseHandler):
     async def _connect(self) -> None:
         """Connects to the program and sends it the head of the request."""
         self._session_touch.enter_context(self._proxies.hold(self._session_id))
+        try:
+            await self._find_program()
+        except EraError:
+            self._session_touch.close()  # the body may come slowly, and is nobody's
+            raise
+        if self.disconnected.done():
+            self._release()
+            return
+        self._session_touch.enter_context(self.context.touch_session(self._session_id))
+        client = client_of(self.request)
+        if client.trust() and not self.caller.is_trusted:
+            self._session_touch.callback(client.distrust)
+        if self._upstream is not None:
+            await self._send_head(self._upstream)
+
+    async def _find_program(self) -> None:
+        """Connects to what listens, else finds the stored code. Raises EraError."""
         await self._wait_for_turn()
         has_token = self.context.access.has_tokens and self.caller.is_trusted
         dial = self._proxies.dial(self._session_id, self._place.port, has_token=has_token)
@@ -143,13 +161,6 @@ class ProxyHandler(BaseHandler):
             self._code = await self._find_code()
         else:
             self._upstream = Upstream(connection)
-        if self.disconnected.done():
-            self._release()
-            return
-        self._session_touch.enter_context(self.context.touch_session(self._session_id))
-        client_of(self.request).trust()
-        if self._upstream is not None:
-            await self._send_head(self._upstream)
 
     async def _find_code(self) -> str:
         """Returns the stored code. Raises NothingListening, TooLarge."""
