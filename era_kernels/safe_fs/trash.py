@@ -5,6 +5,7 @@ Code can leave hundreds of thousands of entries, each of which costs the disk so
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import queue
@@ -14,6 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from era_kernels.safe_fs.tree import closing_fd, remove_tree
+
+log = logging.getLogger(__name__)
 
 PATIENCE = 1.0  # seconds for which callers wait for a removal
 STEP = 0.1  # seconds of work between two looks whether to stop
@@ -59,8 +62,11 @@ class Trash:
         with suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
         while (job := self._jobs.get()) is not None:
-            while not self._is_closed.is_set() and not job():
-                pass
+            try:
+                while not self._is_closed.is_set() and not job():
+                    pass
+            except Exception:  # such as no descriptor: what comes behind must go all the same
+                log.exception("what was to be removed remains")
 
 
 def remove_directory(path: Path, seconds: float = math.inf) -> bool:

@@ -128,6 +128,10 @@ class Access:
         """Returns `public_url`, else the request's scheme and host; without a slash at the end."""
         return self._public_url or f"{self._scheme(request)}://{self._host(request)}"
 
+    def own_hosts(self, request: HTTPServerRequest) -> tuple[str, ...]:
+        """Returns the hosts under which callers reach this server, the request's first."""
+        return request.host, self._host(request), urlsplit(self._public_url or "").netloc
+
     def cors_headers(self, request: HTTPServerRequest) -> dict[str, str]:
         """Returns the headers that let a page of an allowed origin read the answer."""
         if not self._origins:
@@ -162,9 +166,9 @@ class Access:
         if origin is None or self._is_allowed_origin(origin):
             return
         scheme, _, host = origin.lower().partition("://")
-        own_hosts = [request.host, self._host(request), urlsplit(self._public_url or "").netloc]
+        own_hosts = [_authority(own, scheme) for own in self.own_hosts(request)]
         caller = _authority(host, scheme)
-        if caller is None or caller not in [_authority(own, scheme) for own in own_hosts]:
+        if caller is None or caller not in own_hosts:
             raise Forbidden(
                 "This server does not answer to pages of other origins.",
                 hint="Add the origin to the setting allowed_origins.",

@@ -32,8 +32,14 @@ class Connection(Protocol):
 class Client(Protocol):
     """Names what the handler of a request tells the connection that it came by."""
 
-    def trust(self) -> None:
-        """Notes that the client has shown that it may come in: it keeps its place."""
+    def trust(self) -> bool:
+        """Notes that the client has shown that it may come in: it keeps its place.
+
+        Returns whether it was a stranger until now.
+        """
+
+    def distrust(self) -> None:
+        """Makes the client a stranger again: it was trusted for one request only."""
 
     def linger(self) -> None:
         """Lets the client read its answer before the close, though it has sent what is not read."""
@@ -90,6 +96,11 @@ class Connections:
     def trust(self, connection: Connection) -> None:
         """Notes that a connection is no stranger's."""
         self._strangers.pop(connection, None)
+
+    def distrust(self, connection: Connection) -> None:
+        """Takes a connection for that of a stranger who has just come; an unknown one is fine."""
+        if connection in self.all:
+            self._strangers[connection] = time.monotonic()
 
     def discard(self, connection: Connection) -> None:
         """Forgets a connection; an unknown one is fine."""

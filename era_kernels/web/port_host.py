@@ -6,8 +6,8 @@ from era_kernels.errors import InvalidPath
 from era_kernels.web.access import Caller
 from era_kernels.web.port_hosts import parse_host
 from era_kernels.web.ports import MAX_PORT
-from era_kernels.web.proxy import ProxyHandler, to_target
-from era_kernels.web.proxy_headers import Place
+from era_kernels.web.proxy import ProxyHandler
+from era_kernels.web.proxy_headers import Place, to_target
 
 
 class PortHostHandler(ProxyHandler):

@@ -11,7 +11,7 @@ import re
 from collections.abc import Awaitable
 from contextlib import aclosing
 from typing import TYPE_CHECKING, cast
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
 from tornado.http1connection import HTTP1Connection
 from tornado.iostream import StreamClosedError
@@ -34,7 +34,7 @@ from era_kernels.web.base import (
 )
 from era_kernels.web.connections import client_of
 from era_kernels.web.ports import MAX_PORT
-from era_kernels.web.proxy_headers import Headers, Place
+from era_kernels.web.proxy_headers import Headers, Place, to_target
 from era_kernels.web.transfers import CONTENT_SECURITY_POLICY, UPLOAD_TIMEOUT
 from era_kernels.web.tunnel import join_streams
 from era_kernels.web.upstream import READ_BYTES, Upstream
@@ -55,7 +55,6 @@ EXIT_TIMEOUT = 124  # the exit code of a program that was ended at its deadline
 _SWITCHING_PROTOCOLS = 101
 _PORT = re.compile(r"0*([1-9][0-9]{0,4})")
 _HEADER_NAMES = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~, -]{1,2000}")
-_TARGET_CHARACTERS = "".join(map(chr, range(0x21, 0x7F)))
 
 
 class ProxyHandler(BaseHandler):
@@ -114,7 +113,8 @@ class ProxyHandler(BaseHandler):
         requests.check_id(self._session_id)
         prefix = f"/proxy/{self._session_id}/{found[1]}"
         path = to_target(f"/{rest}")
-        self._place = Place(prefix, self.request.host, int(found[1]), path)
+        host, *others = self.context.access.own_hosts(self.request)
+        self._place = Place(prefix, host, int(found[1]), path, tuple(filter(None, others)))
         self.logged_path = f"{prefix}/*"  # programs have secrets in their paths
 
     @property
@@ -140,6 +140,23 @@ class ProxyHandler(BaseHandler):
         """Connects to the program and sends it the head of the request."""
         self._session_id = await self._find_session()
         self._session_touch.enter_context(self._proxies.hold(self._session_id))
+        try:
+            await self._find_program()
+        except EraError:
+            self._session_touch.close()  # the body may come slowly, and is nobody's
+            raise
+        if self.disconnected.done():
+            self._release()
+            return
+        self._session_touch.enter_context(self.context.touch_session(self._session_id))
+        client = client_of(self.request)
+        if client.trust() and not self.caller.is_trusted:
+            self._session_touch.callback(client.distrust)
+        if self._upstream is not None:
+            await self._send_head(self._upstream)
+
+    async def _find_program(self) -> None:
+        """Connects to what listens, else finds the stored code. Raises EraError."""
         await self._wait_for_turn()
         has_token = self.context.access.has_tokens and self.caller.is_trusted
         dial = self._proxies.dial(self._session_id, self._place.port, has_token=has_token)
@@ -148,13 +165,6 @@ class ProxyHandler(BaseHandler):
             self._code = await self._find_code()
         else:
             self._upstream = Upstream(connection)
-        if self.disconnected.done():
-            self._release()
-            return
-        self._session_touch.enter_context(self.context.touch_session(self._session_id))
-        client_of(self.request).trust()
-        if self._upstream is not None:
-            await self._send_head(self._upstream)
 
     async def _find_session(self) -> str:
         """Returns the id of the session. Raises SessionNotFound."""
@@ -385,8 +395,3 @@ class ProxyHandler(BaseHandler):
             self._idle_timer.cancel()
         if self._upstream is not None:
             self._upstream.close()
-
-
-def to_target(text: str) -> str:
-    """Returns a part of a URL as it may stand in a request line; Tornado reads it as Latin-1."""
-    return quote(text, safe=_TARGET_CHARACTERS, encoding="latin1")

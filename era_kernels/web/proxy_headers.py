@@ -7,10 +7,13 @@ for the whole host are dropped.
 
 from __future__ import annotations
 
+import ipaddress
 import re
+import socket
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
 Headers = list[tuple[str, str]]
 
@@ -65,24 +68,44 @@ _OF_WHOLE_HOST = frozenset(
         "strict-transport-security",
     }
 )
+# Orders to web servers in front of this one (nginx, Apache, lighttpd, Perlbal): to answer with a
+# file or an address of their own that no caller may ask for.
+_TO_FRONT_SERVERS = frozenset(
+    {
+        "x-accel-redirect",
+        "x-lighttpd-send-file",
+        "x-lighttpd-send-tempfile",
+        "x-reproxy-file",
+        "x-reproxy-url",
+        "x-sendfile",
+        "x-sendfile2",
+    }
+)
 _ADDRESSES = frozenset({"location", "content-location"})
 _NO_TRAILERS = frozenset({"content-encoding", "content-length", "content-type", "set-cookie"})
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-_SCHEMES = ("http", "https")
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+_ENCODED_DOT = re.compile("%2e", re.IGNORECASE)
+_PLAIN_HOST = re.compile(r"[A-Za-z0-9._:\[\]-]*")  # else browsers may read it as another name
 _LOOPBACKS = ("127.0.0.1", "localhost", "::1", "0.0.0.0")
+
+
+_TARGET_CHARACTERS = "".join(map(chr, range(0x21, 0x7F)))
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
     """Where a port of a session is served: the host of the server, and the path before its own.
 
-    `prefix` is empty where the port has a host of its own.
+    `prefix` is empty where the port has a host of its own; `other_hosts` are names under which
+    callers reach the server, too.
     """
 
     prefix: str
     host: str
     port: int
     path: str  # of the request, as the program sees it
+    other_hosts: tuple[str, ...] = ()
 
 
 def request_headers(headers: Headers, own: Headers, *, is_upgrade: bool) -> Headers:
@@ -105,7 +128,8 @@ def request_headers(headers: Headers, own: Headers, *, is_upgrade: bool) -> Head
 def response_headers(headers: Headers, place: Place) -> Headers:
     """Returns what the caller gets of a program's headers; its framing is made anew."""
     named = _named_in_connection(headers)
-    dropped = _HOP_BY_HOP | (_OF_WHOLE_HOST if place.prefix else frozenset()) | named
+    of_host = _OF_WHOLE_HOST if place.prefix else frozenset()
+    dropped = _HOP_BY_HOP | _TO_FRONT_SERVERS | of_host | named
     return [
         (name, _confine(name.lower(), _CONTROL.sub(" ", value), place))
         for name, value in headers
@@ -115,7 +139,7 @@ def response_headers(headers: Headers, place: Place) -> Headers:
 
 def trailers(headers: Headers) -> Headers:
     """Returns what the caller gets of the headers behind a body: nothing that a proxy acts on."""
-    dropped = _HOP_BY_HOP | _OF_WHOLE_HOST | _ADDRESSES | _NO_TRAILERS
+    dropped = _HOP_BY_HOP | _TO_FRONT_SERVERS | _OF_WHOLE_HOST | _ADDRESSES | _NO_TRAILERS
     return [
         (name, _CONTROL.sub(" ", value))
         for name, value in headers
@@ -145,16 +169,19 @@ def confine_address(address: str, place: Place) -> str:
     The program's own, absolute or relative, lie below the prefix; so does what another port of the
     session serves. Addresses of other hosts are left as they are.
     """
+    given, address = address, _as_browsers_read(address)
     try:
-        parts = urlsplit(address)
+        has_plain_host, parts = bool(urlsplit(given).netloc), urlsplit(address)
         host, port = parts.hostname, parts.port
     except ValueError:
         return place.prefix + "/"
-    if parts.scheme and parts.scheme.lower() not in _SCHEMES:
-        return address
-    if parts.netloc and not _is_own(parts.netloc, place):
+    if parts.scheme and parts.scheme.lower() not in _DEFAULT_PORTS:
+        return given
+    if parts.netloc and not _is_own(parts, place):
+        if not has_plain_host or not _PLAIN_HOST.fullmatch(parts.netloc.rpartition("@")[2]):
+            return place.prefix + "/"
         if host not in _LOOPBACKS:
-            return address
+            return given
         if port not in (None, place.port):
             return _of_other_port(address, port, place)
     rest = address.partition("//")[2].partition("/") if parts.netloc else None
@@ -166,8 +193,33 @@ def confine_address(address: str, place: Place) -> str:
     return _resolve(place.prefix + place.path, local, place)
 
 
-def _is_own(netloc: str, place: Place) -> bool:
-    return netloc.rpartition("@")[2].lower() == place.host.lower()
+def _as_browsers_read(address: str) -> str:
+    """Returns an address with plain slashes and dots where browsers see some: `\\` and `%2e`."""
+    path, mark, rest = re.fullmatch(r"([^?#]*)([?#]?)(.*)", address, re.DOTALL).groups()  # type: ignore[union-attr]
+    return _ENCODED_DOT.sub(".", path.replace("\\", "/")) + mark + rest
+
+
+def _is_own(parts: SplitResult, place: Place) -> bool:
+    """Returns whether an address is on this host, by whatever spelling of it.
+
+    Where the address names no scheme it is that of the request, whose default port may be either.
+    """
+    schemes = [parts.scheme.lower()] if parts.scheme else list(_DEFAULT_PORTS)
+    return any(
+        _authority(parts, scheme) == _authority(urlsplit(f"//{host}"), scheme)
+        for host in (place.host, *place.other_hosts)
+        for scheme in schemes
+    )
+
+
+def _authority(parts: SplitResult, scheme: str) -> tuple[str, int]:
+    """Returns the name and the port of a host, in one form for all spellings of an IP address."""
+    name = (parts.hostname or "").removesuffix(".")
+    with suppress(ValueError):
+        name = str(ipaddress.ip_address(name))
+    with suppress(OSError, UnicodeError):  # such as 127.1 and 0x7f000001
+        name = socket.inet_ntoa(socket.inet_aton(name))
+    return name, parts.port or _DEFAULT_PORTS[scheme]
 
 
 def _of_other_port(address: str, port: int | None, place: Place) -> str:
@@ -223,3 +275,8 @@ def encode(headers: Iterable[tuple[str, str]]) -> Iterator[tuple[bytes, bytes]]:
     """Yields headers as bytes, as they are sent."""
     for name, value in headers:
         yield name.encode("latin1"), value.strip().encode("latin1")
+
+
+def to_target(text: str) -> str:
+    """Returns a part of a URL as it may stand in a request line; Tornado reads it as Latin-1."""
+    return quote(text, safe=_TARGET_CHARACTERS, encoding="latin1")

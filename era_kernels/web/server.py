@@ -158,7 +158,7 @@ class LimitedHTTPServer(HTTPServer):
         connection = StrictIOStream(
             stream, self._idle_timeout, self._places.discard, self._on_rejected
         )
-        connection.on_trusted = self._places.trust
+        connection.on_trusted, connection.on_distrusted = self._places.trust, self._places.distrust
         connection.close_politely = self._after_answers.close_soon
         self._places.add(connection)
         super().handle_stream(connection, address)
@@ -204,13 +204,20 @@ class StrictIOStream(IOStream):
         self._is_trusted = False
         self._lingers = False
         self.on_trusted: Callable[[StrictIOStream], object] = _ignore
+        self.on_distrusted: Callable[[StrictIOStream], object] = _ignore
         self.close_politely: Callable[[socket.socket], object] = socket.socket.close
 
-    def trust(self) -> None:
-        """Notes that the client has shown that it may come in: it keeps its place."""
-        if not self._is_trusted:
-            self._is_trusted = True
+    def trust(self) -> bool:
+        """Keeps the client's place, see `Client`; returns whether it was a stranger until now."""
+        was_stranger, self._is_trusted = not self._is_trusted, True
+        if was_stranger:
             self.on_trusted(self)
+        return was_stranger
+
+    def distrust(self) -> None:
+        """Makes the client a stranger again, see `Client`."""
+        self._is_trusted = False
+        self.on_distrusted(self)
 
     def linger(self) -> None:
         """Lets the client read its answer before the close, though it has sent what is not read."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,19 @@ def test_what_is_small_is_gone_at_once(tmp_path: Path, tree: Path) -> None:
     trash.remove(tree, 0.0)
     trash.remove(small)
     assert not small.exists()
+    trash.close()
+
+
+def test_one_failure_is_not_the_last_removal(tree: Path) -> None:
+    """What cannot be removed, for lack of descriptors or else, keeps nothing behind it."""
+
+    def fail() -> bool:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    trash = Trash()
+    trash.add(fail)
+    trash.remove(tree, 0.0)
+    assert wait_until(lambda: not tree.exists())
     trash.close()
 
 

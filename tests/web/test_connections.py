@@ -91,3 +91,23 @@ def test_known_clients_keep_their_places(clients: list[FakeConnection]) -> None:
     for client in others[-4:]:
         places.trust(client)
     assert not places.make_room()
+
+
+def test_who_was_trusted_for_a_request_gives_way_again(
+    clients: list[FakeConnection], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A guest keeps its place as long as its request lasts, and not behind it."""
+    monkeypatch.setattr(connections_module, "NEW_SECONDS", -1)
+    places = Connections(8)
+    guests, others = clients[:6], clients[6:16]
+    come(places, guests)
+    for guest in guests:
+        places.trust(guest)
+    assert all(come(places, others))
+    assert not any(guest.has_given_up for guest in guests)
+    for guest in guests:
+        places.distrust(guest)
+    assert all(come(places, clients[16:]))
+    places.discard(guests[0])
+    places.distrust(guests[0])
+    assert guests[0] not in places.all

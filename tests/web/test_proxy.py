@@ -15,6 +15,7 @@ import pytest
 from era_kernels.errors import AtCapacity, GatewayTimeout, NotEnforceable
 from era_kernels.web import proxy
 from era_kernels.web.access import Access
+from era_kernels.web.connections import Client, client_of
 from tests.web.fakes import LANGUAGE
 from tests.web.serving import ServerUnderTest, eventually, run_server
 
@@ -243,7 +244,8 @@ def test_response_headers(server: ServerUnderTest, place: str) -> None:
         b"X-Drop: 1", b"Keep-Alive: x", b"Strict-Transport-Security: max-age=1", b"Alt-Svc: h3",
         b'Clear-Site-Data: "*"', b"Service-Worker-Allowed: /", b"NEL: {}", b"Report-To: {}",
         b"Content-Security-Policy: default-src 'self'", b"X-Request-Id: theirs",
-        b"X-Content-Type-Options: no", b"Content-Length: 0",
+        b"X-Content-Type-Options: no", b"Content-Length: 0", b"X-Accel-Redirect: /internal",
+        b"X-Sendfile: /etc/passwd",
     ]  # fmt: skip
     with program(server, b"HTTP/1.1 418 A Teapot\r\n" + b"\r\n".join(lines) + b"\r\n\r\n"):
         got = server.http.get(f"{place}/", headers={"X-Request-Id": "mine"})
@@ -257,6 +259,7 @@ def test_response_headers(server: ServerUnderTest, place: str) -> None:
     gone = {
         "x-drop", "keep-alive", "strict-transport-security", "alt-svc", "clear-site-data", "nel",
         "service-worker-allowed", "report-to", "connection", "cache-control",
+        "x-accel-redirect", "x-sendfile",
         "access-control-allow-origin",
     }  # fmt: skip
     assert gone & set(got.headers) == set()
@@ -484,6 +487,58 @@ def test_tokens_stay_here(closed: ServerUnderTest, sent: dict[str, str], gone: s
             assert closed.http.get(f"/proxy/{name}/{PORT}/", headers=sent).status_code == 200
             assert gone not in served.headers
             assert TOKEN.encode() not in served.heads[-1]
+
+
+@pytest.mark.parametrize(("sent", "is_kept"), [({}, False), ({"X-API-Key": TOKEN}, True)])
+def test_guests(closed: ServerUnderTest, sent: dict[str, str], is_kept: bool) -> None:
+    """Whoever looks at what is public has a place among known callers for its request only."""
+    seen = []
+
+    def look(one: socket.socket, head: bytes) -> None:
+        [handler] = closed.context.active_handlers
+        stream = client_of(handler.request)
+        seen.append((stream, is_trusted(stream)))
+        one.sendall(OK)
+
+    def is_trusted(stream: Client) -> bool:
+        return bool(stream._is_trusted)  # type: ignore[attr-defined]
+
+    with program(closed, look), httpx.Client(base_url=closed.url) as caller:
+        assert caller.get(f"/proxy/s1/{PORT}/", headers=sent).status_code == 200
+        stream, was_trusted = seen[0]
+        assert was_trusted
+        assert eventually(lambda: is_trusted(stream) is is_kept)
+
+
+def test_who_is_refused_holds_no_place(
+    closed: ServerUnderTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A refused request is none that is under way, though its body is still being read."""
+    held = []
+
+    @contextmanager
+    def hold(session_id: str) -> Iterator[None]:
+        held.append(session_id)
+        yield
+        held.remove(session_id)
+
+    calls = []
+    dial = closed.proxies.dial
+
+    async def note(*args: object, **kwargs: object) -> object:
+        calls.append(args)
+        return await dial(*args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(closed.proxies, "hold", hold)
+    monkeypatch.setattr(closed.proxies, "dial", note)
+    with socket.create_connection(("127.0.0.1", closed.port)) as one:
+        head = f"POST /proxy/s2/{PORT}/ HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nabc"
+        one.sendall(head.encode())
+        assert eventually(lambda: bool(calls))
+        assert eventually(lambda: not held, 2)
+        one.settimeout(0.1)
+        with pytest.raises(TimeoutError):
+            one.recv(1)  # the refusal waits for the body
 
 
 def test_tokens_of_programs(closed: ServerUnderTest) -> None:

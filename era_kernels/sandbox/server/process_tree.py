@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Set
 from dataclasses import dataclass
 
 REFRESH_INTERVAL = 10.0  # seconds after which unrelated processes are looked up again
@@ -12,7 +12,9 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 _TICK = 10**9 // os.sysconf("SC_CLK_TCK")
 _CPUCLOCK_SCHED = 2  # CPUCLOCK_SCHED of the kernel: exact, for a whole process
 _NO_INIT = 0
+_NO_PARENT = 0  # of the first process, and of those whose parent is in another namespace
 _NEVER = 2**63  # later than any start time
+_MAX_READS = 5  # of a process whose parent was not found
 _DEAD_STATES = (b"Z", b"X")
 
 
@@ -64,19 +66,17 @@ class ProcessTree:
         self._refresh_unrelated(set(inits))
         pids = _list_pids()
         self._unrelated = {pid: self._unrelated[pid] for pid in self._unrelated.keys() & pids}
-        found: dict[int, ProcStat] = {}
-        for pid in pids - self._unrelated.keys():
-            if (process := read_stat(pid)) is not None:
-                found[pid] = process
+        found, is_whole = _read_all(pids - self._unrelated.keys(), self._unrelated.keys())
         by_init: dict[int, list[ProcStat]] = {init: [] for init in inits}
         self._members = {
             pid: (init, process.start_time)
             for pid, process in found.items()
             if (init := self._init_of(process, found)) != _NO_INIT
         }
-        self._unrelated |= {
-            pid: found[pid].start_time for pid in found.keys() - self._members.keys()
-        }
+        if is_whole:  # else nobody knows of whom it is a child
+            self._unrelated |= {
+                pid: found[pid].start_time for pid in found.keys() - self._members.keys()
+            }
         cpu_ns = {pid: found[pid].cpu_ns for pid in self._members}
         self._is_settled = cpu_ns == self._cpu_ns
         self._cpu_ns = cpu_ns
@@ -113,6 +113,27 @@ class ProcessTree:
             visited.add(one.pid)
             one = found.get(one.parent_pid)
         return _NO_INIT
+
+
+def _read_all(pids: Collection[int], others: Set[int]) -> tuple[dict[int, ProcStat], bool]:
+    """Returns processes by pid, and whether their parents are among them or `others` (blocking).
+
+    A parent that ends between two reads is found nowhere, and its children would seem unrelated to
+    anybody: they are read again, and have another parent then.
+    """
+    found: dict[int, ProcStat] = {}
+    orphans = set(pids)
+    for _ in range(_MAX_READS):
+        for pid in orphans:
+            if (process := read_stat(pid)) is not None:
+                found[pid] = process
+            else:
+                found.pop(pid, None)
+        known = found.keys() | others | {_NO_PARENT}
+        orphans = {pid for pid, one in found.items() if one.parent_pid not in known}
+        if not orphans:
+            return found, True
+    return found, False
 
 
 class Family:

@@ -81,6 +81,27 @@ def test_a_new_init_costs_little(monkeypatch: pytest.MonkeyPatch) -> None:
             process.communicate()
 
 
+def test_a_parent_that_ends_during_the_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No process hides behind a parent that is there when the look begins, and gone at its end."""
+    init, parent, child, grandchild = 10, 30, 20, 40
+    parents = {init: 0, parent: init, child: parent, grandchild: child}
+
+    def read(pid: int) -> ProcStat | None:
+        if pid == child and parent in parents:  # it ends as soon as its child has been read
+            del parents[parent]
+            parents[child] = init
+            return ProcStat(child, parent, 0, 1, child, 0)
+        return ProcStat(pid, parents[pid], 0, 1, pid, 0) if pid in parents else None
+
+    module = "era_kernels.sandbox.server.process_tree"
+    monkeypatch.setattr(f"{module}._list_pids", lambda: {init, child, parent, grandchild})
+    monkeypatch.setattr(f"{module}.read_stat", read)
+    process_tree = ProcessTree()
+    for _ in range(2):
+        found = {one.pid for one in process_tree.by_init([init])[init]}
+        assert found == {init, child, grandchild}
+
+
 def test_rest() -> None:
     """Who did nothing needs no look; who did anything, or is new or gone, is seen."""
     process_tree = ProcessTree()
