@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from tornado.httputil import HTTPServerRequest
 
 from era_kernels import json_codec
+from era_kernels.errors import TooLarge
 from era_kernels.models import JsonObject
 from era_kernels.web import proxy_headers
 from era_kernels.web.proxy_headers import Headers, Place
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from era_kernels.services.executions.result import RunResult
 
 MAX_BODY = 96 * 1024  # bytes; Linux takes 128 KiB of a variable, with its name
+_MAX_VARIABLE = 128 * 1024  # bytes of a name and its value, as Linux takes them
 _NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _STATUSES = range(200, 600)
@@ -26,7 +28,10 @@ _TEXT, _JSON = "text/plain; charset=utf-8", "application/json; charset=utf-8"
 def request_env(
     request: HTTPServerRequest, place: Place, headers: Headers, body: bytes
 ) -> dict[str, str]:
-    """Returns the variables that tell a program of a request."""
+    """Returns the variables that tell a program of a request. Raises TooLarge.
+
+    What is no UTF-8 takes more room as text than as it came.
+    """
     values: dict[str, list[str]] = {}
     for name, value in headers:
         values.setdefault(name.lower(), []).append(value)
@@ -41,7 +46,11 @@ def request_env(
         "ERA_HTTP_BODY": body.decode("utf-8", "replace"),
         "ERA_HTTP_PORT": str(place.port),
     }
-    return {name: text.replace("\0", "\ufffd") for name, text in env.items()}
+    env = {name: text.replace("\0", "\ufffd") for name, text in env.items()}
+    for name, text in env.items():
+        if len(name) + len(text.encode()) + 2 > _MAX_VARIABLE:
+            raise TooLarge(f"The request is larger as text than {name} can hold.")
+    return env
 
 
 def parse_answer(result: RunResult, place: Place) -> tuple[int, Headers, bytes]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from tornado.httputil import HTTPHeaders, HTTPServerRequest, RequestStartLine
 
+from era_kernels.errors import TooLarge
 from era_kernels.services.executions.result import RunResult
-from era_kernels.web.handler_code import parse_answer
-from era_kernels.web.proxy_headers import Place
+from era_kernels.web.handler_code import MAX_BODY, parse_answer, request_env
+from era_kernels.web.proxy_headers import Headers, Place
 
 PLACE = Place("/proxy/s1/80", "era.example", 80, "/a")
 JSON, TEXT = "application/json; charset=utf-8", "text/plain; charset=utf-8"
@@ -55,3 +57,14 @@ def test_headers() -> None:
         ("Location", "/proxy/s1/80/x"),
         ("Set-Cookie", "a=b; Path=/proxy/s1/80"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("headers", "body"), [([], b"\xff" * MAX_BODY), ([("X-A", "\x01" * 60_000)], b"")]
+)
+def test_more_than_a_variable_holds(headers: Headers, body: bytes) -> None:
+    """What takes more as text than Linux takes of a variable is 413, and starts no program."""
+    line = RequestStartLine("POST", "/x", "HTTP/1.1")
+    request = HTTPServerRequest(start_line=line, headers=HTTPHeaders({"Host": "e"}))
+    with pytest.raises(TooLarge):
+        request_env(request, PLACE, headers, body)
