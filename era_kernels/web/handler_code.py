@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from tornado.httputil import HTTPServerRequest
 
 from era_kernels import json_codec
-from era_kernels.errors import TooLarge
+from era_kernels.errors import InvalidRequest, TooLarge
+from era_kernels.json_incremental import free_in_steps
 from era_kernels.models import JsonObject
 from era_kernels.web import proxy_headers
 from era_kernels.web.proxy_headers import Headers, Place
@@ -53,11 +54,15 @@ def request_env(
     return env
 
 
-def parse_answer(result: RunResult, place: Place) -> tuple[int, Headers, bytes]:
-    """Returns status, headers and body: of a JSON object, which is the whole body, or of a text."""
-    body = result.stdout.encode()
-    value = json_codec.loads_object_or_none(body)
-    if value is None:
+async def parse_answer(result: RunResult, place: Place) -> tuple[int, Headers, bytes]:
+    """Returns status, headers and body: of a JSON object, which is the whole body, or of a text.
+
+    Other tasks run meanwhile: a program may print a bomb.
+    """
+    body = result.stdout.encode("utf-8", "replace")
+    try:
+        value = await json_codec.loads_object_async(body)
+    except (InvalidRequest, TooLarge):  # too deep, or of too many values: a text like any other
         return (500 if result.exit_code else 200), [("Content-Type", _TEXT)], body
     status = value.get("status")
     if isinstance(status, bool) or not isinstance(status, int) or status not in _STATUSES:
@@ -65,6 +70,7 @@ def parse_answer(result: RunResult, place: Place) -> tuple[int, Headers, bytes]:
     given = value.get("contentType")
     content_type = given if isinstance(given, str) and _is_value(given) else _JSON
     headers = proxy_headers.response_headers(list(_headers(value)), place)
+    free_in_steps(value)
     return status, [("Content-Type", content_type), *headers], body
 
 

@@ -250,7 +250,7 @@ class ProxyHandler(BaseHandler):
         result = await self._handlers.run(self._session_id, code, env, base_url)
         if result.exit_code == EXIT_TIMEOUT:
             raise GatewayTimeout("The stored code gave no answer in time.")
-        status, given, body = handler_code.parse_answer(result, self._place)
+        status, given, body = await handler_code.parse_answer(result, self._place)
         self._set_head(status, "", given)
         self.finish(None if status in (204, 304) else body)
 

@@ -38,19 +38,19 @@ JSON, TEXT = "application/json; charset=utf-8", "text/plain; charset=utf-8"
         ('{"contentType": "a\\r\\nX: b"}', 0, 200, JSON),
     ],
 )
-def test_answers(stdout: str, exit_code: int, status: int, kind: str) -> None:
+async def test_answers(stdout: str, exit_code: int, status: int, kind: str) -> None:
     """The body is what was printed, whole and unchanged."""
     result = RunResult("e", "s1", stdout=stdout, exit_code=exit_code)
-    assert parse_answer(result, PLACE) == (status, [("Content-Type", kind)], stdout.encode())
+    assert await parse_answer(result, PLACE) == (status, [("Content-Type", kind)], stdout.encode())
 
 
-def test_headers() -> None:
+async def test_headers() -> None:
     """Headers are added, but those of the connection, of the body and of the whole host."""
     given = """{"headers": {"X-A": "b", "X-N": 1, "Location": "/x", "Connection": "close",
         "Transfer-Encoding": "chunked", "Content-Length": "9", "Content-Type": "x/y", "a b": "c",
         "X-Bad": "a\\r\\nb", "X-List": [], "Alt-Svc": "h3", "Set-Cookie": "a=b; Path=/", "": "x",
         "X-Wide": "\u2603"}}"""
-    _, headers, _ = parse_answer(RunResult("e", "s1", stdout=given, exit_code=0), PLACE)
+    _, headers, _ = await parse_answer(RunResult("e", "s1", stdout=given, exit_code=0), PLACE)
     assert headers[1:] == [
         ("X-A", "b"),
         ("X-N", "1"),
