@@ -90,6 +90,17 @@ def loads_object_or_none(data: bytes) -> JsonObject | None:
     return value if isinstance(value, dict) else None
 
 
+async def loads_object_or_none_async(data: bytes) -> JsonObject | None:
+    """Returns the same as `loads_object_or_none`; lets other tasks run, as `loads_object_async`."""
+    if len(data) <= LARGE_BYTES:
+        return loads_object_or_none(data)
+    try:
+        value = await run_cooperatively(_loads_stepwise(data))
+    except (InvalidJson, TooLarge):
+        return None
+    return value if isinstance(value, dict) else None
+
+
 async def loads_object_async(body: bytes) -> JsonObject:
     """Returns the same as `loads_object`; lets other tasks run while it parses a large body."""
     if len(body) <= LARGE_BYTES:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from tornado.httputil import HTTPServerRequest
 
 from era_kernels import json_codec
-from era_kernels.errors import InvalidRequest, TooLarge
+from era_kernels.errors import TooLarge
 from era_kernels.json_incremental import free_in_steps
 from era_kernels.models import JsonObject
 from era_kernels.web import proxy_headers
@@ -60,9 +60,8 @@ async def parse_answer(result: RunResult, place: Place) -> tuple[int, Headers, b
     Other tasks run meanwhile: a program may print a bomb.
     """
     body = result.stdout.encode("utf-8", "replace")
-    try:
-        value = await json_codec.loads_object_async(body)
-    except (InvalidRequest, TooLarge):  # too deep, or of too many values: a text like any other
+    value = await json_codec.loads_object_or_none_async(body)
+    if value is None:
         return (500 if result.exit_code else 200), [("Content-Type", _TEXT)], body
     status = value.get("status")
     if isinstance(status, bool) or not isinstance(status, int) or status not in _STATUSES:
