@@ -37,6 +37,11 @@ def main() -> None:
             told = run(http, path)
             print(f"to other hosts alone: {told}")
             assert told.startswith("403 ")
+
+            http.patch(path, json={"allowInternetAccess": False}).raise_for_status()
+            told = run(http, path)
+            print(f"without access again: {told}")
+            assert told.startswith("403 ")
         finally:
             http.delete(path).raise_for_status()
 
