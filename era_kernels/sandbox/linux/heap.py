@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import gc
 import logging
 import mmap
 from collections.abc import Callable
@@ -77,6 +78,7 @@ class HeapTrimmer:
         while True:
             await asyncio.sleep(self._interval)
             if self._is_due(self._resident()):
+                gc.collect()  # circles may hold large values, and the next look may be far off
                 await asyncio.to_thread(trim)
                 self._least = self._last = self._resident()
 
