@@ -35,7 +35,7 @@ class HostNetwork:
     def find_rules(self) -> OutboundRules:
         """Returns the rules of this moment; takes less than a millisecond. Raises OSError."""
         own, families = _read_routes()
-        return OutboundRules(tuple(_make_rules(self._exceptions, own)), tuple(sorted(families)))
+        return OutboundRules(tuple(make_rules(self._exceptions, own)), tuple(sorted(families)))
 
     def watch(self, on_change: Callable[[], None]) -> None:
         """Calls back whenever addresses or routes have changed, until it is closed."""
@@ -64,9 +64,13 @@ class HostNetwork:
             self._watch = None
 
 
-def _make_rules(
+def make_rules(
     exceptions: Iterable[IPNetwork], own: Iterable[IPNetwork]
 ) -> Iterator[tuple[str, int, bool]]:
+    """Yields the rules, the first of which that matches decides: see OutboundRules.
+
+    `exceptions` may be reached, the host's `own` networks may not, nor may any that are special.
+    """
     said = list(exceptions)  # what lies within these needs no rule of its own
     for network in said:
         yield str(network.network_address), network.prefixlen, True

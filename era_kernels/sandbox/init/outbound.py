@@ -5,7 +5,7 @@
 
 The keeper joins the user namespace to which the session's network belongs, and with it loses all
 rights but those over this network. It makes the device, sets the filter, and has pasta serve it.
-pasta runs in a pid namespace of its own, and dies with the keeper; both are in the session's
+pasta runs in a pid namespace of its own, and dies with the keeper; both join the session's
 control groups. When the server closes the socket, or is gone, or pasta has ended, the device goes
 and all connections through it are ended.
 
@@ -33,7 +33,6 @@ from era_kernels.netlink import Netlink
 from era_kernels.sandbox.init import fd_messages, isolation, launch
 from era_kernels.sandbox.init.spec import OutboundSpec
 from era_kernels.sandbox.linux import nftables, syscalls, tap
-from era_kernels.sandbox.linux.cgroup import join_cgroups
 from era_kernels.sandbox.linux.tap import Link
 
 # Networks of examples in documents (RFC 5737, RFC 3849), which belong to nobody. The filter lets
@@ -90,7 +89,7 @@ class Keeper:
         own = self._control.fileno(), self._network, self._stderr, self._stderr_write
         syscalls.close_except((0, 1, 2, *own))
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        join_cgroups(self._spec.cgroup_procs)
+        groups = [os.open(path, os.O_WRONLY | os.O_CLOEXEC) for path in self._spec.cgroup_procs]
         isolation.offer_to_oom_killer()
         if self._spec.uid is not None:
             _show_tun_device()
@@ -109,12 +108,25 @@ class Keeper:
             with tap.watch_links() as watch:
                 self._index = tap.make_tap()
                 tap.set_up(self._index, self._links)
-                self._change_routes(self._spec.rules)
                 os.write(ready, b"1")
                 self._wait_attached(watch)
+            self._join_cgroups(groups)
+            # Last: a packet that left before pasta reads would be lost, and sent again after 1 s.
+            self._change_routes(self._spec.rules)
         finally:
             os.close(ready)
         fd_messages.send(self._control, {"up": True})
+
+    def _join_cgroups(self, groups: Sequence[int]) -> None:
+        """Makes pasta and this process members of the session's control groups. Raises OSError.
+
+        Not before pasta serves: code that takes all the processor that its session may have must
+        not delay that, and what pasta takes for a start is not the session's to pay.
+        """
+        for group in groups:
+            for pid in (self._pid, os.getpid()):
+                os.write(group, b"%d" % (pid or 0))
+            os.close(group)
 
     def serve(self) -> None:
         """Returns when the server has closed the socket, or pasta has ended. Raises OSError."""

@@ -72,7 +72,11 @@ class Outbounds:
 
     def refresh(self) -> None:
         """Gives the rules of this moment to all ways out that are open."""
-        rules = self.find_rules()
+        try:
+            rules = self.find_rules()
+        except OSError:
+            log.exception("the addresses of this host could not be read")
+            return
         for outbound in tuple(self.opened):
             outbound.set_rules(rules)
 
@@ -99,6 +103,7 @@ class Outbound:
         self._is_wanted = False
         self._is_closed = False
         self._lock = asyncio.Lock()
+        self._network: int | None = None  # a descriptor of its namespace
         self._keeper: Keeper | None = None
         self._retry: asyncio.Task[None] | None = None
         self._pause = 0.0
@@ -109,12 +114,15 @@ class Outbound:
         Where it cannot be opened `problem` tells why, and it is tried again after a while.
         """
         self._is_wanted = wanted and not self._is_closed
+        if self._keeper is not None and not self._is_wanted:
+            self._keeper.begin_close()  # also of one that is just starting
         async with self._lock:
+            await self._hold_network()
             await self._follow()
 
     def set_rules(self, rules: OutboundRules) -> None:
         """Changes what may be reached."""
-        if self._keeper is not None:
+        if self._keeper is not None and self._keeper.is_open:
             self._keeper.send({"rules": rules.rules})
 
     async def aclose(self) -> None:
@@ -123,6 +131,15 @@ class Outbound:
         if self._retry is not None:
             self._retry.cancel()
         await self.switch(False)
+        if self._network is not None:
+            os.close(self._network)  # else it would outlive the sandbox
+            self._network = None
+
+    async def _hold_network(self) -> None:
+        """Asks the init for its network, once, at the session's start: later the code is busy."""
+        if self._network is None and not self._is_closed and self._outbounds.problem is None:
+            with suppress(ChannelError, OSError):
+                self._network = await _request_network(self._init_control)
 
     async def _follow(self) -> None:
         if self._outbounds.problem is not None:
@@ -135,11 +152,18 @@ class Outbound:
             self._keeper = keeper
             self._outbounds.opened.add(self)
             try:
-                await keeper.open(self._outbounds, self._prepared_init, self._init_control)
-                self.problem = None
+                if self._network is None:
+                    raise OutboundFailed("its init did not hand over the network")
+                await keeper.open(self._outbounds, self._prepared_init, self._network)
+                if keeper is self._keeper:  # else it has ended again
+                    self.problem = None
             except OutboundFailed as error:
                 await self._close_keeper()
                 self._try_later(str(error))
+            except asyncio.CancelledError:
+                await self._close_keeper()
+                self._try_later("who asked for it has left")
+                raise
 
     async def _close_keeper(self) -> None:
         keeper, self._keeper = self._keeper, None
@@ -158,9 +182,9 @@ class Outbound:
         self._try_later(why)
 
     def _try_later(self, why: str) -> None:
-        self.problem = why
-        if self._is_closed:
+        if not self._is_wanted:
             return
+        self.problem = why
         log.warning("the way out of a session is gone", extra={"why": why})
         if self._retry is None or self._retry.done() or self._retry is asyncio.current_task():
             self._retry = asyncio.create_task(self._open_again(self._pause))
@@ -168,8 +192,7 @@ class Outbound:
 
     async def _open_again(self, pause: float) -> None:
         await asyncio.sleep(pause)
-        async with self._lock:
-            await self._follow()
+        await self.switch(self._is_wanted)
 
 
 class OutboundFailed(Exception):
@@ -192,15 +215,21 @@ class Keeper:
         self._why = "its keeper has ended"
 
     @property
+    def is_open(self) -> bool:
+        """True from when packets flow."""
+        return self._opened_at is not None
+
+    @property
     def lived_seconds(self) -> float:
         """For how long packets have flowed."""
         return 0.0 if self._opened_at is None else time.monotonic() - self._opened_at
 
-    async def open(
-        self, outbounds: Outbounds, prepared_init: PreparedInit, init_control: ControlChannel
-    ) -> None:
+    async def open(self, outbounds: Outbounds, prepared_init: PreparedInit, network: int) -> None:
         """Starts it, and waits until packets flow. Raises OutboundFailed."""
-        rules = outbounds.find_rules()
+        try:
+            rules = outbounds.find_rules()
+        except OSError as error:
+            raise OutboundFailed(str(error)) from error
         if not rules.families:
             raise OutboundFailed("this host has no default route")
         spec = OutboundSpec(
@@ -211,10 +240,9 @@ class Keeper:
             families=rules.families,
         )
         try:
-            network = await _request_network(init_control)
             own, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             self._control = ControlChannel(own, self._on_message, self._on_end)
-            self._kill = outbounds.spawn(other, network, spec)
+            self._kill = outbounds.spawn(other, os.dup(network), spec)
         except (ChannelError, OSError, KernelStartFailed, ShuttingDown) as error:
             raise OutboundFailed(str(error) or "the sandbox has ended") from error
         if not await ends_within(self._up, OPEN_TIMEOUT):
@@ -223,8 +251,9 @@ class Keeper:
         if why is not None:
             raise OutboundFailed(why)
         self._opened_at = time.monotonic()
-        if rules != outbounds.find_rules():  # an address of the host has come meanwhile
-            self.send({"rules": outbounds.find_rules().rules})
+        with suppress(OSError):
+            if outbounds.find_rules() != rules:  # an address of the host has come meanwhile
+                outbounds.refresh()
 
     def send(self, message: JsonObject) -> None:
         """Sends a message, if it is still there."""
@@ -232,12 +261,17 @@ class Keeper:
             with suppress(ChannelError):
                 self._control.send(message)
 
+    def begin_close(self) -> None:
+        """Has everything ended; a second call is fine."""
+        if not self._is_closing and self._control is not None:
+            self._is_closing = True
+            self._control.close_write()
+
     async def aclose(self) -> None:
         """Ends pasta and the connections through it; returns when they have ended."""
-        self._is_closing = True
+        self.begin_close()
         if self._control is None:
             return
-        self._control.close_write()
         if not await within_timeout(asyncio.shield(self._gone), CLOSE_TIMEOUT):
             log.error("the keeper of a way out did not end, and is killed")
             self._kill()
