@@ -35,6 +35,7 @@ from era_kernels.services.inspection import InspectionService
 from era_kernels.services.metrics import Metrics, ScrapedGauge
 from era_kernels.services.mounts import Mounts
 from era_kernels.services.proxies import Proxies
+from era_kernels.services.public_requests import PublicRequests
 from era_kernels.services.request_handlers import RequestHandlers
 from era_kernels.services.server_info import ServerInfo
 from era_kernels.services.session_logs import SessionLogs
@@ -110,10 +111,10 @@ async def open_app(settings: Settings) -> AsyncIterator[App]:
     """
     async with AsyncExitStack() as stack:
         # What often fails is tried before anything is made; `undo` takes back what was made.
-        undo = ExitStack()
+        undo, stopping = ExitStack(), asyncio.Event()
         sockets = stack.enter_context(bound_sockets(settings.host, settings.port))
         languages = load_languages(settings)
-        metrics, memory = Metrics(), MemoryInWork(settings.memory_in_work)
+        metrics, memory, public = Metrics(), MemoryInWork(settings.memory_in_work), PublicRequests()
         _start_trimming(stack)
         stores = await _open_stores(stack, undo, settings, metrics)
         context = _handler_context(settings, metrics, memory)
@@ -122,10 +123,11 @@ async def open_app(settings: Settings) -> AsyncIterator[App]:
         host = await _open_host(stack, undo, settings, languages, storage, memory, internet)
         await _recover(stores)
         executions, logs = _execution_service(settings, stores), SessionLogs(stores.logs)
-        sessions = await _open_sessions(stack, settings, stores, host, executions, logs, metrics)
+        sessions = await _open_sessions(
+            stack, settings, stores, host, executions, logs, metrics, public
+        )
         idempotent_runs = IdempotentRuns(sessions, executions, stores.secret)
         stack.push_async_callback(idempotent_runs.aclose)
-        stopping = asyncio.Event()
         context = replace(context, touch_session=sessions.touch, is_stopping=stopping.is_set)
         codes = StoredCodeService(sessions, stores.codes)
         services = Services(
@@ -137,7 +139,7 @@ async def open_app(settings: Settings) -> AsyncIterator[App]:
             files=FileService(sessions, stores.files, settings.session_workspace),
             idempotent_runs=idempotent_runs,
             logs=logs,
-            proxies=Proxies(sessions, max(1, settings.max_connections // 2)),
+            proxies=Proxies(sessions, public, max(1, settings.max_connections // 2)),
             request_handlers=RequestHandlers(sessions, codes, host.languages),
             resources=stores.resources,
         )
@@ -279,6 +281,7 @@ async def _open_sessions(
     executions: ExecutionService,
     logs: SessionLogs,
     metrics: Metrics,
+    public_requests: PublicRequests,
 ) -> SessionService:
     service_limits = limit_settings.service_limits(settings)
     sessions = SessionService(
@@ -295,6 +298,7 @@ async def _open_sessions(
             limits=limit_settings.session_limits(settings),
             mounts=Mounts(settings.mounts, host),
             metrics=metrics,
+            public_requests=public_requests,
             default_storage=settings.default_storage,
             allow_hosts=settings.allow_hosts,
         )
