@@ -36,6 +36,7 @@ from era_kernels.services.links import LinkService
 from era_kernels.services.metrics import Metrics, ScrapedGauge
 from era_kernels.services.mounts import Mounts
 from era_kernels.services.proxies import Proxies
+from era_kernels.services.public_requests import PublicRequests
 from era_kernels.services.request_handlers import RequestHandlers
 from era_kernels.services.server_info import ServerInfo
 from era_kernels.services.session_logs import SessionLogs
@@ -81,10 +82,10 @@ async def open_app(settings: Settings) -> AsyncIterator[App]:
     """
     async with AsyncExitStack() as stack:
         # What often fails is tried before anything is made; `undo` takes back what was made.
-        undo = ExitStack()
+        undo, stopping = ExitStack(), asyncio.Event()
         sockets = stack.enter_context(bound_sockets(settings.host, settings.port))
         languages = load_languages(settings)
-        metrics, memory = Metrics(), MemoryInWork(settings.memory_in_work)
+        metrics, memory, public = Metrics(), MemoryInWork(settings.memory_in_work), PublicRequests()
         _start_trimming(stack)
         stores = await open_stores(stack, undo, settings, metrics)
         context = _handler_context(settings, metrics, memory)
@@ -93,10 +94,11 @@ async def open_app(settings: Settings) -> AsyncIterator[App]:
         host = await _open_host(stack, undo, settings, languages, storage, memory, internet)
         await _recover(stores)
         executions, logs = _execution_service(settings, stores), SessionLogs(stores.logs)
-        sessions = await _open_sessions(stack, settings, stores, host, executions, logs, metrics)
+        sessions = await _open_sessions(
+            stack, settings, stores, host, executions, logs, metrics, public
+        )
         idempotent_runs = IdempotentRuns(sessions, executions, stores.secret)
         stack.push_async_callback(idempotent_runs.aclose)
-        stopping = asyncio.Event()
         context = replace(context, touch_session=sessions.touch, is_stopping=stopping.is_set)
         codes = StoredCodeService(sessions, stores.codes)
         services = Services(
@@ -109,7 +111,7 @@ async def open_app(settings: Settings) -> AsyncIterator[App]:
             idempotent_runs=idempotent_runs,
             links=LinkService(sessions, stores.links),
             logs=logs,
-            proxies=Proxies(sessions, max(1, settings.max_connections // 2)),
+            proxies=Proxies(sessions, public, max(1, settings.max_connections // 2)),
             request_handlers=RequestHandlers(sessions, codes, host.languages),
             resources=stores.resources,
         )
@@ -202,6 +204,7 @@ async def _open_sessions(
     executions: ExecutionService,
     logs: SessionLogs,
     metrics: Metrics,
+    public_requests: PublicRequests,
 ) -> SessionService:
     service_limits = limit_settings.service_limits(settings)
     sessions = SessionService(
@@ -218,6 +221,7 @@ async def _open_sessions(
             limits=limit_settings.session_limits(settings),
             mounts=Mounts(settings.mounts, host),
             metrics=metrics,
+            public_requests=public_requests,
             default_storage=settings.default_storage,
             allow_hosts=settings.allow_hosts,
         )

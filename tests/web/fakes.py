@@ -13,7 +13,7 @@ import dataclasses
 import socket
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime
 from typing import Any
@@ -545,7 +545,9 @@ class FakeProxies:
     async def find_code(self, session_id: str) -> str | None:
         return None
 
-    def hold(self, session_id: str) -> AbstractContextManager[None]:
+    def hold(
+        self, session_id: str, close: Callable[[], object], *, has_token: bool
+    ) -> AbstractContextManager[None]:
         return nullcontext()
 
     async def dial(self, session_id: str, port: int, *, has_token: bool) -> socket.socket | None:
