@@ -47,6 +47,7 @@ from era_kernels.models import (
     InputRequest,
     InterruptStep,
     Isolation,
+    Link,
     ListeningPort,
     LoggedEvent,
     NewSession,
@@ -561,6 +562,28 @@ class FakeProxies:
         connection = socket.create_connection(("127.0.0.1", place))
         connection.setblocking(False)
         return connection
+
+
+class FakeLinkStore:
+    """What the service of links uses of `LinkStore`."""
+
+    def __init__(self) -> None:
+        self.links: dict[bytes, Link] = {}
+
+    async def create(self, link: Link, digest: bytes) -> None:
+        self.links[digest] = link
+
+    async def find(self, digest: bytes) -> Link | None:
+        return self.links.get(digest)
+
+    async def list_links(self, directory: str) -> list[Link]:
+        return list(self.links.values())
+
+    async def delete(self, directory: str, link_id: str) -> bool:
+        found = [digest for digest, link in self.links.items() if link.id == link_id]
+        for digest in found:
+            del self.links[digest]
+        return bool(found)
 
 
 class FakeStoredCodeService:
