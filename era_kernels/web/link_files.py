@@ -105,7 +105,7 @@ class FileLinkHandler(FileHandler):
         held = self._session_touch
         close = self.request.connection.stream.close  # type: ignore[union-attr]
         held.enter_context(self.links.watch(link, close, ends_at_expiry=False))
-        held.enter_context(self.proxies.hold(link.session_id))
+        held.enter_context(self.proxies.hold(link.session_id, close, has_token=True))
         held.enter_context(self.context.touch_session(link.session_id))
         client = client_of(self.request)
         if client.trust() and not self.caller.is_trusted:
