@@ -233,3 +233,14 @@ def m015_allow_hosts(db: Database) -> None:
         "CREATE INDEX IF NOT EXISTS sessions_updated "
         "ON sessions (coalesce(last_run_at, created_at))"
     )
+
+
+@MIGRATIONS()
+def m017_requests(db: Database) -> None:
+    """Adds which executions answered a request to stored code: others begin as many as they like.
+
+    The long column stands last.
+    """
+    executions = db.table("executions")
+    executions.add_column("is_request", int, not_null_default=0)
+    executions.transform(column_order=[name for name in executions.columns_dict if name != "code"])
