@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable
-from contextlib import aclosing
+from contextlib import AbstractContextManager, aclosing
 from typing import TYPE_CHECKING, cast
 from urllib.parse import unquote
 
@@ -35,6 +35,7 @@ from era_kernels.web.base import (
 from era_kernels.web.connections import client_of
 from era_kernels.web.ports import MAX_PORT
 from era_kernels.web.proxy_headers import Headers, Place, to_target
+from era_kernels.web.trailers import send_trailers
 from era_kernels.web.transfers import CONTENT_SECURITY_POLICY, UPLOAD_TIMEOUT
 from era_kernels.web.tunnel import join_streams
 from era_kernels.web.upstream import READ_BYTES, Upstream
@@ -139,7 +140,7 @@ class ProxyHandler(BaseHandler):
     async def _connect(self) -> None:
         """Connects to the program and sends it the head of the request."""
         self._session_id = await self._find_session()
-        self._session_touch.enter_context(self._proxies.hold(self._session_id))
+        self._session_touch.enter_context(self._hold())
         try:
             await self._find_program()
         except EraError:
@@ -155,11 +156,23 @@ class ProxyHandler(BaseHandler):
         if self._upstream is not None:
             await self._send_head(self._upstream)
 
+    @property
+    def _connection(self) -> HTTP1Connection:
+        return cast(HTTP1Connection, self.request.connection)
+
+    @property
+    def _has_token(self) -> bool:
+        return self.context.access.has_tokens and self.caller.is_trusted
+
+    def _hold(self) -> AbstractContextManager[None]:
+        """Takes the place of a request; its connection ends when it may not go on."""
+        close = self._connection.stream.close
+        return self._proxies.hold(self._session_id, close, has_token=self._has_token)
+
     async def _find_program(self) -> None:
         """Connects to what listens, else finds the stored code. Raises EraError."""
         await self._wait_for_turn()
-        has_token = self.context.access.has_tokens and self.caller.is_trusted
-        dial = self._proxies.dial(self._session_id, self._place.port, has_token=has_token)
+        dial = self._proxies.dial(self._session_id, self._place.port, has_token=self._has_token)
         connection = await dial
         if connection is None:
             self._code = await self._find_code()
@@ -185,7 +198,7 @@ class ProxyHandler(BaseHandler):
 
     async def _send_head(self, upstream: Upstream) -> None:
         if headers.has_body(self.request.headers):
-            self.request.connection.set_body_timeout(UPLOAD_TIMEOUT)  # type: ignore[union-attr]
+            self._connection.set_body_timeout(UPLOAD_TIMEOUT)
             self._idle_timer = IdleTimer(IDLE_TIMEOUT, self.abort_connection)
         _, mark, query = (self.request.uri or "").partition("?")
         target = self._place.path + mark + to_target(query)
@@ -288,7 +301,7 @@ class ProxyHandler(BaseHandler):
         await self._wait_for_small_body()
         self._set_head(status, reason, given)
         await self._send_body(self._upstream)
-        await self._send_trailers(self._upstream.trailers)
+        await send_trailers(self._connection, self._upstream.trailers)
         self.finish()
 
     async def _send_body(self, upstream: Upstream) -> None:
@@ -322,9 +335,7 @@ class ProxyHandler(BaseHandler):
             self.add_header(name, value)
         if status == 204:
             self.clear_header("Content-Length")
-        if (
-            self.request.version == "HTTP/1.0"
-        ):  # the end of its answer may be that of the connection
+        if self.request.version == "HTTP/1.0":  # an end of its own may be that of its answer
             self._close_after_response()
         for name, value in self._sticky_headers.items():
             if name in ("Vary", "Content-Security-Policy"):
@@ -334,22 +345,10 @@ class ProxyHandler(BaseHandler):
         if self._place.prefix:
             self.set_header("X-Content-Type-Options", "nosniff")
 
-    async def _send_trailers(self, given: Headers) -> None:
-        """Ends the body with the headers that a program sent behind it.
-
-        Tornado 6 has no way to do so: it is told that the last chunk is written.
-        """
-        connection = cast(HTTP1Connection, self.request.connection)
-        found = proxy_headers.trailers(given)
-        if found and connection._chunking_output:
-            lines = b"".join(b"%s: %s\r\n" % one for one in proxy_headers.encode(found))
-            await connection.stream.write(b"0\r\n" + lines + b"\r\n")
-            connection._chunking_output = False
-
     async def _tunnel(self, given: Headers) -> None:
         """Passes on what both sides say in the protocol that they have switched to."""
         assert self._upstream is not None
-        await asyncio.wait([self._body_end])
+        await self.wait(self._body_end)
         self.set_status(_SWITCHING_PROTOCOLS)
         lines = [
             *proxy_headers.response_headers(given, self._place),

@@ -27,6 +27,8 @@ from era_kernels.web.health import HealthHandler, LanguagesHandler, LimitsHandle
 from era_kernels.web.input import InputHandler
 from era_kernels.web.interrupt import InterruptHandler, SessionInterruptHandler
 from era_kernels.web.kv import KVHandler, KVNamespaceHandler
+from era_kernels.web.link_files import FileLinkHandler
+from era_kernels.web.links import LinkHandler, LinksHandler
 from era_kernels.web.log import LogHandler
 from era_kernels.web.metrics import MetricsHandler
 from era_kernels.web.not_found import NotFoundHandler
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
     from era_kernels.services.files import FileService
     from era_kernels.services.idempotency import IdempotentRuns
     from era_kernels.services.inspection import InspectionService
+    from era_kernels.services.links import LinkService
     from era_kernels.services.proxies import Proxies
     from era_kernels.services.request_handlers import RequestHandlers
     from era_kernels.services.server_info import ServerInfo
@@ -74,6 +77,7 @@ class Services:
     files: FileService
     idempotent_runs: IdempotentRuns
     inspection: InspectionService
+    links: LinkService
     logs: SessionLogs
     proxies: Proxies
     request_handlers: RequestHandlers
@@ -85,13 +89,15 @@ def make_application(services: Services, context: HandlerContext) -> Application
     storage_routes = make_storage_routes(services.resources)
     routes = [*make_routes(services), *make_resource_routes(services.resources.index)]
     for_proxy = {"proxies": services.proxies, "handlers": services.request_handlers}
-    document = Document([*routes, *storage_routes])
+    for_files = {"files": services.files, "links": services.links, "proxies": services.proxies}
+    document = Document([*routes, *make_served_routes(), *storage_routes])
     routes = [
         *storage_routes,  # first, for paths are tried in order, and these requests are short
         *routes,
         Route("/openapi.json", OpenApiHandler, {"document": document}),
         Route("/proxy", ProxyHandler, for_proxy),
         Route("/proxy/{path}", ProxyHandler, for_proxy),
+        Route("/link/{path}", FileLinkHandler, for_files),
         Route("/", RootHandler),
         Route("/docs", DocsHandler),
         Route("/docs/{name}", DocsFileHandler),
@@ -132,7 +138,7 @@ def make_routes(services: Services) -> list[Route]:
     """Returns every path of the API, in the order of the OpenAPI document."""
     for_sessions = {"sessions": services.sessions}
     for_codes, for_files = {"codes": services.codes}, {"files": services.files}
-    for_inspection = {"inspection": services.inspection}
+    for_inspection, for_links = {"inspection": services.inspection}, {"links": services.links}
     language_names = _language_names(services.server_info)
     for_execute = {**for_sessions, "language_names": language_names}
     for_runs = {**for_sessions, **for_codes, "idempotent_runs": services.idempotent_runs}
@@ -167,6 +173,8 @@ def make_routes(services: Services) -> list[Route]:
         Route(f"{session}/log", LogHandler, {**for_sessions, "logs": services.logs}, "executions"),
         Route(f"{session}/host", HostHandler, for_sessions, "proxy"),
         Route(f"{session}/ports", PortsHandler, {"proxies": services.proxies}, "proxy"),
+        Route(f"{session}/links", LinksHandler, for_links, "links"),
+        Route(f"{session}/links/{{link_id}}", LinkHandler, for_links, "links"),
         *_server_routes(services.server_info),
     ]
 
@@ -208,6 +216,13 @@ def make_resource_routes(index: ResourceIndex) -> list[Route]:
     return [
         Route("/api/resources/list", ResourcesHandler, for_resources, "resources"),
         Route("/api/resources/stats", ResourceStatsHandler, for_resources, "resources"),
+    ]
+
+
+def make_served_routes() -> list[Route]:
+    """Returns what is served for sessions as the OpenAPI document shows it, each path once."""
+    return [
+        Route("/link/{secret}/{path}", FileLinkHandler, tag="links"),
     ]
 
 

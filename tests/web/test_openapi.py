@@ -20,11 +20,18 @@ from era_kernels.web.d1 import SqlStatement
 from era_kernels.web.duplicate import DuplicateSession
 from era_kernels.web.execute import ExecuteRequest
 from era_kernels.web.kv import PutValue
+from era_kernels.web.links import CreateLink
 from era_kernels.web.operations import Media, Operation, Route
 from era_kernels.web.r2 import PutObject
 from era_kernels.web.requests import ID_PATTERN, RequestModel, validate
 from era_kernels.web.responses import ErrorAnswer
-from era_kernels.web.routes import Services, make_resource_routes, make_routes, make_storage_routes
+from era_kernels.web.routes import (
+    Services,
+    make_resource_routes,
+    make_routes,
+    make_served_routes,
+    make_storage_routes,
+)
 from era_kernels.web.runs import RunRequest
 from era_kernels.web.sessions import ChangeSession, CreateSession
 from tests.web.fakes import (
@@ -50,12 +57,14 @@ ROUTES: list[Route] = make_routes(
         files=FakeFileService(_SESSIONS),  # type: ignore[arg-type]
         idempotent_runs=FakeIdempotentRuns(_SESSIONS),  # type: ignore[arg-type]
         inspection=FakeInspectionService(_SESSIONS),  # type: ignore[arg-type]
+        links=None,  # type: ignore[arg-type]
         logs=None,  # type: ignore[arg-type]
         proxies=FakeProxies(_SESSIONS),  # type: ignore[arg-type]
         request_handlers=FakeProxies(_SESSIONS),  # type: ignore[arg-type]
         resources=None,  # type: ignore[arg-type]
     )
 )
+ROUTES += make_served_routes()
 ROUTES += make_resource_routes(None)  # type: ignore[arg-type]
 ROUTES += make_storage_routes(ResourceStores(None, None, None, None))  # type: ignore[arg-type]
 OPERATIONS: dict[tuple[str, str], Operation] = {
@@ -70,6 +79,8 @@ EXECUTE = "/api/execute"
 EXECUTION = "/api/sessions/{id}/executions/{execution_id}"
 KV = "/api/storage/kv/{namespace}"
 FILES = "/api/sessions/{id}/files"
+LINKS = "/api/sessions/{id}/links"
+LINK = "/link/{secret}/{path}"
 D1 = "/api/storage/d1/{namespace}"
 R2 = "/api/storage/r2/{namespace}"
 
@@ -174,7 +185,7 @@ def test_phrases_of_the_contract(document: dict[str, Any]) -> None:
 
 MODELS = [
     ExecuteRequest, RunRequest, CreateSession, ChangeSession, DuplicateSession, PutCode, PutValue,
-    SqlStatement, PutObject,
+    SqlStatement, PutObject, CreateLink,
 ]  # fmt: skip
 
 
@@ -283,6 +294,29 @@ def interrupting_session(server: ServerUnderTest) -> httpx.Response:
     return server.http.post("/api/sessions/s1/interrupt")
 
 
+def linking(method: str) -> Ask:
+    """A request by a link to a file."""
+
+    def ask(server: ServerUnderTest) -> httpx.Response:
+        made = server.http.post(LINKS.format(id="s1"), json={"path": "made", "method": method})
+        return server.http.request(method, made.json()["url"], content=b"bytes")
+
+    return ask
+
+
+def revoking(server: ServerUnderTest) -> httpx.Response:
+    """Only what is there can be revoked."""
+    made = server.http.post(LINKS.format(id="s1"), json={"port": 8000}).json()
+    return server.http.delete(f"{LINKS.format(id='s1')}/{made['id']}")
+
+
+def listing(server: ServerUnderTest) -> httpx.Response:
+    """A list of links of both kinds."""
+    for target in ({"port": 8000}, {"path": "made"}):
+        server.http.post(LINKS.format(id="s1"), json=target)
+    return server.http.get(LINKS.format(id="s1"))
+
+
 CASES = [
     case("POST", EXECUTE, 200, PROGRAM),
     case("POST", EXECUTE, 200, {**PROGRAM, "code": "die 9"}, "death"),
@@ -322,6 +356,11 @@ CASES = [
     case("GET", "/api/sessions/{id}/log", 200),
     case("GET", "/api/sessions/{id}/host", 200, query="?port=8000"),
     case("GET", "/api/sessions/{id}/ports", 200),
+    case("POST", LINKS, 201, {"path": "made", "method": "GET", "ttl": 5}),
+    pytest.param("GET", LINKS, 200, listing, id="links 200"),
+    pytest.param("DELETE", f"{LINKS}/{{link_id}}", 200, revoking, id="revoke 200"),
+    pytest.param("GET", LINK, 200, linking("GET"), id="GET link 200"),
+    pytest.param("PUT", LINK, 200, linking("PUT"), id="PUT link 200"),
     case("GET", FILES, 200),
     case("GET", f"{FILES}/{{path}}", 200),
     case("PUT", f"{FILES}/{{path}}", 200, {"any": "body"}),
