@@ -45,8 +45,8 @@ class PortLinkHandler(ProxyHandler):
         _, _, self._secret, *rest = self.request.path.split("/", 3)
         if not PORT_SECRET.fullmatch(self._secret):
             raise unknown_link()
-        self._prefix = f"/link/{self._secret}"
-        self._is_redirected = not rest and forwarding.is_navigation(self.request)
+        if not rest and forwarding.is_navigation(self.request):
+            self._redirection = f"/link/{self._secret}/"
         self._path = to_target("/" + "".join(rest))
 
     @property
@@ -61,7 +61,7 @@ class PortLinkHandler(ProxyHandler):
         assert self._link.target.port is not None
         host, *others = self.context.access.own_hosts(self.request)
         self._place = Place(
-            self._prefix,
+            f"/link/{self._secret}",
             host,
             self._link.target.port,
             self._path,

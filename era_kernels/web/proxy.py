@@ -92,7 +92,7 @@ class ProxyHandler(BaseHandler):
         self._upstream: Upstream | None = None
         self._relay_task: asyncio.Task[None] | None = None
         self._failure: Exception | None = None  # of the relay, where no answer has begun
-        self._has_head = False  # of the answer
+        self._redirection: str | None = None  # where a browser has to go instead
         self._body_end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._idle_timer: IdleTimer | None = None
         context.proxy_turns.members.add(self)
@@ -130,9 +130,10 @@ class ProxyHandler(BaseHandler):
         if found is None or int(found[1]) > MAX_PORT:
             raise InvalidPath("This is no path to a port of a session.", format=FORMAT)
         requests.check_id(self._session_id)
+        prefix = f"/proxy/{self._session_id}/{found[1]}"
         # Where a browser opens the port itself, relative links would lead past its path.
-        self._is_redirected = len(parts) == 4 and forwarding.is_navigation(self.request)
-        prefix = self._prefix = f"/proxy/{self._session_id}/{found[1]}"
+        if len(parts) == 4 and forwarding.is_navigation(self.request):
+            self._redirection = f"{prefix}/"
         path = to_target(f"/{rest}")
         host, *others = self.context.access.own_hosts(self.request)
         self._place = Place(prefix, host, int(found[1]), path, tuple(filter(None, others)))
@@ -145,7 +146,7 @@ class ProxyHandler(BaseHandler):
     # ------------------------------------------------------------ the request
 
     def before_body(self) -> Awaitable[None] | None:
-        is_own = self._is_redirected or sandboxed_pages.is_preflight(self.request)
+        is_own = self._redirection is not None or sandboxed_pages.is_preflight(self.request)
         return None if is_own else self._connect()
 
     async def _connect(self) -> None:
@@ -242,8 +243,8 @@ class ProxyHandler(BaseHandler):
         if sandboxed_pages.is_preflight(self.request):
             sandboxed_pages.answer_preflight(self)
             return
-        if self._is_redirected:
-            self.redirect_to(f"{self._prefix}/", 308)
+        if self._redirection is not None:
+            self.redirect_to(self._redirection, 308)
             return
         if self._code is not None:
             await self._answer_by_code(self._code)
@@ -254,7 +255,7 @@ class ProxyHandler(BaseHandler):
         self._body_end.set_result(None)
         await self._upstream.end_body()
         is_done = await self.wait(self._relay_task, ANSWER_TIMEOUT)
-        if not is_done and not self._has_head:
+        if not is_done and not self._upstream.has_head:
             raise GatewayTimeout(f"The program gave no answer within {ANSWER_TIMEOUT:g} seconds.")
         await asyncio.wait([self._relay_task])
         if self._failure is not None:
@@ -298,7 +299,6 @@ class ProxyHandler(BaseHandler):
     async def _relay(self) -> None:
         assert self._upstream is not None
         status, reason, given = await self._upstream.read_head()
-        self._has_head = True
         if status == _SWITCHING_PROTOCOLS:
             await self._tunnel(given)
             return

@@ -157,11 +157,6 @@ class IsolationProfile:
         return self.spec.kind is IsolationKind.ROOT or self.per_session_uid
 
     @property
-    def counts_processes(self) -> bool:
-        """True when Linux counts the processes of each session by itself, for RLIMIT_NPROC."""
-        return self.spec.has_namespaces or self.per_session_uid
-
-    @property
     def name(self) -> str:
         """The name for messages about a failed probe."""
         own_uid = ", a uid per session" if self.per_session_uid else ""
@@ -307,12 +302,17 @@ def _rlimits(
         reserved = max_reserved(limits.memory) if is_bounded else limits.memory
         yield "RLIMIT_DATA", max(reserved, min_reserved)
     # Elsewhere the limit would count all processes of the server's user.
-    if limits.processes is not None and profile.counts_processes:
+    if limits.processes is not None and _counts_processes(profile):
         yield "RLIMIT_NPROC", limits.processes
     if limits.open_files is not None:
         yield "RLIMIT_NOFILE", limits.open_files
     if limits.file_size is not None:
         yield "RLIMIT_FSIZE", limits.file_size
+
+
+def _counts_processes(profile: IsolationProfile) -> bool:
+    """Returns whether Linux counts the processes of each session by itself, for RLIMIT_NPROC."""
+    return profile.spec.has_namespaces or profile.per_session_uid
 
 
 def max_reserved(memory: int) -> int:
@@ -328,7 +328,7 @@ def _limit_notes(profile: IsolationProfile) -> Iterator[str]:
     """Yields how the server checks each limit that no control group enforces, if it can."""
     if "memory" not in profile.cgroup_limits:
         yield "limits: memory is polled, and bounded per process beside that"
-    if "processes" not in profile.cgroup_limits and not profile.counts_processes:
+    if "processes" not in profile.cgroup_limits and not _counts_processes(profile):
         yield "limits: processes are polled"
     yield "limits: workspace is polled, a burst may pass it by what the disk takes in 50 ms"
     if "cpu" not in profile.cgroup_limits:
