@@ -115,8 +115,7 @@ async def open_app(settings: Settings) -> AsyncIterator[App]:
             request_handlers=RequestHandlers(sessions, codes, host.languages),
             resources=stores.resources,
         )
-        application = make_application(services, context)
-        web = _listen(settings, application, context, sockets)
+        web = _listen(settings, make_application(services, context), context, sockets)
         undo.pop_all()
         await asyncio.to_thread(note_server_url, stores.directory.path, web.url)
         _register_gauges(metrics, sessions, web)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from era_kernels.models import Link
 from era_kernels.services.links import PORT_SECRET, unknown_link
-from era_kernels.web import forwarding
 from era_kernels.web.base import HandlerContext
 from era_kernels.web.link_files import LOGGED_PATH, REFERRER_POLICY
 from era_kernels.web.proxy import ProxyHandler
@@ -22,6 +21,8 @@ if TYPE_CHECKING:
 
 class PortLinkHandler(ProxyHandler):
     """Passes on requests to the port of a link, whose secret is all that a caller needs."""
+
+    slashes = 2
 
     def initialize(  # type: ignore[override]
         self,
@@ -45,8 +46,6 @@ class PortLinkHandler(ProxyHandler):
         _, _, self._secret, *rest = self.request.path.split("/", 3)
         if not PORT_SECRET.fullmatch(self._secret):
             raise unknown_link()
-        self._prefix = f"/link/{self._secret}"
-        self._is_redirected = not rest and forwarding.is_navigation(self.request)
         self._path = to_target("/" + "".join(rest))
 
     @property
@@ -61,7 +60,7 @@ class PortLinkHandler(ProxyHandler):
         assert self._link.target.port is not None
         host, *others = self.context.access.own_hosts(self.request)
         self._place = Place(
-            self._prefix,
+            f"/link/{self._secret}",
             host,
             self._link.target.port,
             self._path,

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 class PortHostHandler(ProxyHandler):
     """Passes on every path; the pages have an origin of their own, and need no policy."""
 
+    slashes = 0  # every path has one
+
     def initialize(  # type: ignore[override]
         self,
         context: HandlerContext,
@@ -53,7 +55,6 @@ class PortHostHandler(ProxyHandler):
         port, self._session_id = parse_host(self.request.host_name)
         if port > MAX_PORT or not self.request.path.startswith("/"):
             raise InvalidPath("This is no host of a port.", format="{port}-{id}.{domain}")
-        self._is_redirected = False
         self._place = Place("", self.request.host, port, to_target(self.request.path))
         self.logged_path = f"/proxy/{self._session_id}/{port}/*"
 

@@ -41,8 +41,7 @@ from era_kernels.web.base import (
     HandlerContext,
 )
 from era_kernels.web.connections import client_of
-from era_kernels.web.operations import Media, Operation
-from era_kernels.web.ports import MAX_PORT
+from era_kernels.web.ports import MAX_PORT, REACH_PORT
 from era_kernels.web.proxy_headers import Headers, Place, to_target
 from era_kernels.web.trailers import send_trailers
 from era_kernels.web.transfers import CONTENT_SECURITY_POLICY, UPLOAD_TIMEOUT
@@ -65,22 +64,13 @@ EXIT_TIMEOUT = 124  # the exit code of a program that was ended at its deadline
 _SWITCHING_PROTOCOLS = 101
 _PORT = re.compile(r"0*([1-9][0-9]{0,4})")
 
-_DESCRIPTION = """\
-A request of any method, not of GET alone, is passed on to the program that listens on the port
-inside the session; so are WebSockets. Where nothing listens, the stored code answers."""
-
 
 class ProxyHandler(BaseHandler):
     """Serves a port of a session below a path of the API's host."""
 
     SUPPORTED_METHODS = METHODS
-    operations = {
-        "GET": Operation(
-            "Reach what listens on a port",
-            {200: Media("*/*", "Whatever the program answers, with any status.")},
-            description=_DESCRIPTION,
-        )
-    }
+    slashes = 3  # in the path of a port, without one behind it
+    operations = {"GET": REACH_PORT}
 
     def initialize(
         self, context: HandlerContext, proxies: Proxies, handlers: RequestHandlers
@@ -124,15 +114,12 @@ class ProxyHandler(BaseHandler):
 
     def check_path(self) -> None:
         """Takes the path apart. Raises InvalidPath, InvalidId."""
-        parts = self.request.path.split("/", 4)
-        _, _, session_id, port, rest = [*parts, "", "", ""][:5]
+        _, _, session_id, port, rest = [*self.request.path.split("/", 4), "", "", ""][:5]
         self._session_id, found = unquote(session_id), _PORT.fullmatch(unquote(port))
         if found is None or int(found[1]) > MAX_PORT:
             raise InvalidPath("This is no path to a port of a session.", format=FORMAT)
         requests.check_id(self._session_id)
-        # Where a browser opens the port itself, relative links would lead past its path.
-        self._is_redirected = len(parts) == 4 and forwarding.is_navigation(self.request)
-        prefix = self._prefix = f"/proxy/{self._session_id}/{found[1]}"
+        prefix = f"/proxy/{self._session_id}/{found[1]}"
         path = to_target(f"/{rest}")
         host, *others = self.context.access.own_hosts(self.request)
         self._place = Place(prefix, host, int(found[1]), path, tuple(filter(None, others)))
@@ -141,6 +128,12 @@ class ProxyHandler(BaseHandler):
     @property
     def _operation(self) -> None:
         """Nothing is known of what programs take: no caller is warned."""
+
+    @property
+    def _is_redirected(self) -> bool:
+        """True where a browser opens the port itself: relative links would lead past its path."""
+        has_no_rest = self.request.path.count("/") == self.slashes
+        return has_no_rest and forwarding.is_navigation(self.request)
 
     # ------------------------------------------------------------ the request
 
@@ -243,7 +236,7 @@ class ProxyHandler(BaseHandler):
             sandboxed_pages.answer_preflight(self)
             return
         if self._is_redirected:
-            self.redirect_to(f"{self._prefix}/", 308)
+            self.redirect_to(f"{to_target(self.request.path)}/", 308)
             return
         if self._code is not None:
             await self._answer_by_code(self._code)
