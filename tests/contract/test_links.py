@@ -281,7 +281,7 @@ def test_other_ports(client: Client, served: SessionClient, session: SessionClie
     """A link leads to its port and its session, and to nothing else by any path."""
     url = make(client, served, port=PORT)["url"]
     secret = secret_of(url)
-    for tail in ("/../../proxy/x/80/", "/..%2f..%2fapi/sessions", "//api/sessions", "/9/x"):
+    for tail in ("/../../proxy/x/80/", "/..%2f..%2fapi/sessions", "/a//api/sessions", "/9/x"):
         assert send(url, f"GET /link/{secret}{tail}").body.decode() == f"GET {tail} 1"
     other = make(client, session, port=PORT)["url"]
     check_error(httpx.get(other), 502, "NOTHING_LISTENING")
@@ -303,6 +303,8 @@ async def test_websocket(client: Client) -> None:
     async with asyncio.timeout(20):
         assert await sockets[0].read_message() is None
         assert await sockets[1].read_message() is None
+    for socket in sockets:
+        socket.close()
     check_error(httpx.get(short["url"]), 410, "LINK_EXPIRED")
     session.delete()
 
@@ -348,7 +350,7 @@ def test_the_end(client: Client, served: SessionClient, target: dict[str, Any]) 
 @pytest.mark.parametrize(
     "secret",
     ["", "f", "p", "f" * 43, "p" * 45, "x" * 44, "f" + "A" * 43, "p" + "A" * 43, "%66" + "A" * 43,
-     "..", "%2e%2e", "'", "f" + "%41" * 43, "f" + "é" * 43, "f" * 4000],
+     "%2e%2e", "'", "f" + "%41" * 43, "f" + "é" * 43, "f" * 4000],
 )  # fmt: skip
 def test_guesses(client: Client, secret: str) -> None:
     """What is no secret of a link opens nothing, and is told nothing of why."""
