@@ -8,12 +8,10 @@ may not reach any more.
 
 from __future__ import annotations
 
-import asyncio
-import socket
 from collections.abc import Callable
 
+from era_kernels.concurrency.accepting import ConnectionLimit
 from era_kernels.concurrency.background import BackgroundTasks
-from era_kernels.egress.connection import ProxyConnection
 from era_kernels.egress.connector import Connector, Outcome
 from era_kernels.egress.session import SessionProxy
 from era_kernels.models import SessionListener
@@ -34,11 +32,10 @@ class EgressProxy:
         A session has one connection all the same when there are as many.
         """
         self._connector = connector
-        self._max_connections = max_connections
+        self._connections = ConnectionLimit(max_connections)
         self._on_request = on_request
         self._background = BackgroundTasks()
         self._sessions: set[SessionProxy] = set()
-        self._connection_count = 0
 
     def attach(
         self, listener: SessionListener, access: Callable[[], InternetAccess]
@@ -47,7 +44,15 @@ class EgressProxy:
 
         `access` returns what the session may reach at that moment.
         """
-        session = SessionProxy(self, listener, access)
+        session = SessionProxy(
+            listener,
+            access,
+            limit=self._connections,
+            connector=self._connector,
+            on_request=self._on_request,
+            background=self._background,
+            on_closed=self._sessions.discard,
+        )
         self._sessions.add(session)
         return session
 
@@ -56,32 +61,3 @@ class EgressProxy:
         for session in tuple(self._sessions):
             session.close()
         await self._background.aclose()
-
-    # ------------------------------------------------------------ for the sessions
-
-    @property
-    def has_room(self) -> bool:
-        """True while all sessions together may have another connection."""
-        return self._connection_count < self._max_connections
-
-    async def connect(self, host: str, port: int) -> socket.socket:
-        """Returns a connection to a host. Raises Refused."""
-        return await self._connector.connect(host, port)
-
-    def count(self, outcome: Outcome) -> None:
-        """Counts how a request went."""
-        self._on_request(outcome)
-
-    def start(self, connection: ProxyConnection) -> asyncio.Task[None]:
-        """Serves a connection in a task of its own."""
-        self._connection_count += 1
-        task = self._background.spawn(connection.run())
-        task.add_done_callback(self._on_ended)
-        return task
-
-    def forget(self, session: SessionProxy) -> None:
-        """Serves a session no more."""
-        self._sessions.discard(session)
-
-    def _on_ended(self, _: asyncio.Task[None]) -> None:
-        self._connection_count -= 1

@@ -6,56 +6,43 @@ import asyncio
 import socket
 from collections.abc import Callable
 from functools import partial
-from typing import Protocol
 
+from era_kernels.concurrency.accepting import ConnectionLimit, LimitedAcceptor
+from era_kernels.concurrency.background import BackgroundTasks
 from era_kernels.egress.connection import ProxyConnection
-from era_kernels.egress.connector import Outcome
+from era_kernels.egress.connector import Connector, Outcome
 from era_kernels.models import SessionListener
 from era_kernels.models.internet import InternetAccess
 
-MAX_SESSION_CONNECTIONS = 64
 MAX_CONNECTING = 8  # of one session at the same time
-RETRY_INTERVAL = 0.25  # seconds until a session that must wait tries to accept again
-_ACCEPTED_AT_ONCE = 8  # then others get their turn
-
-
-class ProxyHost(Protocol):
-    """Names what a session needs of the proxy that serves all of them."""
-
-    @property
-    def has_room(self) -> bool:
-        """True while all sessions together may have another connection."""
-
-    async def connect(self, host: str, port: int) -> socket.socket:
-        """Returns a connection to a host. Raises Refused."""
-
-    def count(self, outcome: Outcome) -> None:
-        """Counts how a request went."""
-
-    def start(self, connection: ProxyConnection) -> asyncio.Task[None]:
-        """Serves a connection in a task of its own."""
-
-    def forget(self, session: SessionProxy) -> None:
-        """Serves a session no more."""
 
 
 class SessionProxy:
     """Is the proxy as one session sees it, until `close` is called."""
 
     def __init__(
-        self, host: ProxyHost, listener: SessionListener, access: Callable[[], InternetAccess]
+        self,
+        listener: SessionListener,
+        access: Callable[[], InternetAccess],
+        *,
+        limit: ConnectionLimit,
+        connector: Connector,
+        on_request: Callable[[Outcome], object],
+        background: BackgroundTasks,
+        on_closed: Callable[[SessionProxy], object],
     ) -> None:
-        """Accepts connections from now on; `access` returns what is allowed at that moment."""
-        listener.socket.setblocking(False)
-        self._host = host
-        self._listener = listener
+        """Accepts connections from now on; `access` returns what is allowed at that moment.
+
+        All sessions share the rest.
+        """
         self._access = access
+        self._connector = connector
+        self._on_request = on_request
+        self._background = background
+        self._on_closed = on_closed
         self._connections: dict[asyncio.Task[None], ProxyConnection] = {}
         self._connecting = asyncio.Semaphore(MAX_CONNECTING)
-        self._retry_timer: asyncio.TimerHandle | None = None
-        self._is_accepting = False
-        self._is_closed = False
-        self._resume()
+        self._acceptor = LimitedAcceptor(listener.socket, self._on_connection, limit)
 
     @property
     def access(self) -> InternetAccess:
@@ -65,11 +52,11 @@ class SessionProxy:
     async def connect(self, host: str, port: int) -> socket.socket:
         """Returns a connection to a host, a few at a time. Raises Refused."""
         async with self._connecting:
-            return await self._host.connect(host, port)
+            return await self._connector.connect(host, port)
 
     def count(self, outcome: Outcome) -> None:
         """Counts how a request went."""
-        self._host.count(outcome)
+        self._on_request(outcome)
 
     def recheck(self) -> None:
         """Cuts off the connections to hosts that the session may not reach any more."""
@@ -80,66 +67,22 @@ class SessionProxy:
 
     def close(self) -> None:
         """Cuts off all connections and closes the listening socket; a second call does nothing."""
-        if self._is_closed:
+        if self._acceptor.is_closed:
             return
-        self._pause()
-        self._is_closed = True
-        if self._retry_timer is not None:
-            self._retry_timer.cancel()
-        self._listener.socket.close()
+        self._acceptor.close()
         for task in self._connections:
             task.cancel()
-        self._host.forget(self)
+        self._on_closed(self)
 
-    # ------------------------------------------------------------ connections
-
-    def _accept(self) -> None:
-        for _ in range(_ACCEPTED_AT_ONCE):
-            if not self._has_room:
-                self._wait_for_room()
-                return
-            try:
-                accepted, _ = self._listener.socket.accept()
-            except BlockingIOError:
-                return
-            except ConnectionAbortedError:
-                continue
-            except OSError:  # no descriptors are left
-                self._wait_for_room()
-                return
-            accepted.setblocking(False)
-            connection = ProxyConnection(accepted, self)
-            task = self._host.start(connection)
-            self._connections[task] = connection
-            task.add_done_callback(partial(self._on_ended, accepted))
-
-    @property
-    def _has_room(self) -> bool:
-        count = len(self._connections)
-        return count < MAX_SESSION_CONNECTIONS and (self._host.has_room or not count)
+    def _on_connection(self, accepted: socket.socket, _: object) -> None:
+        accepted.setblocking(False)
+        self._acceptor.acquire()
+        connection = ProxyConnection(accepted, self)
+        task = self._background.spawn(connection.run())
+        self._connections[task] = connection
+        task.add_done_callback(partial(self._on_ended, accepted))
 
     def _on_ended(self, accepted: socket.socket, task: asyncio.Task[None]) -> None:
         accepted.close()  # also of a task that was cancelled before it began
         del self._connections[task]
-        self._resume()
-
-    def _wait_for_room(self) -> None:
-        self._pause()
-        if self._retry_timer is None:
-            loop = asyncio.get_running_loop()
-            self._retry_timer = loop.call_later(RETRY_INTERVAL, self._retry)
-
-    def _retry(self) -> None:
-        self._retry_timer = None
-        self._resume()
-
-    def _resume(self) -> None:
-        if not (self._is_closed or self._is_accepting):
-            self._is_accepting = True
-            loop = asyncio.get_running_loop()
-            loop.add_reader(self._listener.socket.fileno(), self._accept)
-
-    def _pause(self) -> None:
-        if self._is_accepting:
-            self._is_accepting = False
-            asyncio.get_running_loop().remove_reader(self._listener.socket.fileno())
+        self._acceptor.release()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import socket
 import time
 from collections.abc import Callable
 from resource import RLIM_INFINITY, RLIMIT_NOFILE, getrlimit
 from typing import Any
+
+from era_kernels.concurrency.accepting import Acceptor
 
 log = logging.getLogger(__name__)
 
@@ -40,8 +41,8 @@ class FileReserve:
             log.warning("too many open files: connections must wait", extra=extra)
 
 
-class Acceptor:
-    """Accepts the connections of a listening socket that does not block, until it is closed."""
+class ReservingAcceptor(Acceptor):
+    """Rests, too, when a connection has used up a descriptor of the reserve."""
 
     def __init__(
         self,
@@ -49,49 +50,17 @@ class Acceptor:
         on_connection: Callable[[socket.socket, Any], object],
         reserve: FileReserve,
     ) -> None:
-        self._listener = listener
-        self._on_connection = on_connection
+        super().__init__(listener, self._handle, MAX_ACCEPTED, REST_SECONDS)
+        self._handle_connection = on_connection
         self._reserve = reserve
-        self._loop = asyncio.get_running_loop()
-        self._timer: asyncio.TimerHandle | None = None
-        self._is_closed = False
-        self._loop.add_reader(listener, self._accept)
 
-    def close(self) -> None:
-        """Accepts no more; the listening socket stays open. A second call is fine."""
-        self._is_closed = True
-        if self._timer is not None:
-            self._timer.cancel()
-        else:
-            self._loop.remove_reader(self._listener)
-
-    def _accept(self) -> None:
-        for _ in range(MAX_ACCEPTED):
-            if self._is_closed:
-                return
-            try:
-                connection, address = self._listener.accept()
-            except (BlockingIOError, InterruptedError):
-                return
-            except ConnectionError:  # it left while it waited
-                continue
-            except (
-                OSError
-            ):  # accept(2): EMFILE, ENFILE, ENOBUFS, ENOMEM, or an error of its network
-                self._rest()
-                return
-            is_reserved = self._reserve.holds(connection)
-            self._on_connection(connection, address)
-            if is_reserved:
-                self._rest()
-                return
-
-    def _rest(self) -> None:
+    def rest(self) -> None:
+        """Accepts nothing for a while."""
         self._reserve.log_rest()
-        if not self._is_closed:
-            self._loop.remove_reader(self._listener)
-            self._timer = self._loop.call_later(REST_SECONDS, self._resume)
+        super().rest()
 
-    def _resume(self) -> None:
-        self._timer = None
-        self._loop.add_reader(self._listener, self._accept)
+    def _handle(self, connection: socket.socket, address: Any) -> None:
+        is_reserved = self._reserve.holds(connection)
+        self._handle_connection(connection, address)
+        if is_reserved:
+            self.rest()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from era_kernels.models import Link
 from era_kernels.services.links import PORT_SECRET, unknown_link
+from era_kernels.web import forwarding
 from era_kernels.web.base import HandlerContext
 from era_kernels.web.link_files import LOGGED_PATH, REFERRER_POLICY
 from era_kernels.web.proxy import ProxyHandler
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 
 class PortLinkHandler(ProxyHandler):
     """Passes on requests to the port of a link, whose secret is all that a caller needs."""
-
-    slashes = 2
 
     def initialize(  # type: ignore[override]
         self,
@@ -46,6 +45,8 @@ class PortLinkHandler(ProxyHandler):
         _, _, self._secret, *rest = self.request.path.split("/", 3)
         if not PORT_SECRET.fullmatch(self._secret):
             raise unknown_link()
+        if not rest and forwarding.is_navigation(self.request):
+            self._redirection = f"/link/{self._secret}/"
         self._path = to_target("/" + "".join(rest))
 
     @property

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 class PortHostHandler(ProxyHandler):
     """Passes on every path; the pages have an origin of their own, and need no policy."""
 
-    slashes = 0  # every path has one
-
     def initialize(  # type: ignore[override]
         self,
         context: HandlerContext,

@@ -69,7 +69,6 @@ class ProxyHandler(BaseHandler):
     """Serves a port of a session below a path of the API's host."""
 
     SUPPORTED_METHODS = METHODS
-    slashes = 3  # in the path of a port, without one behind it
     operations = {"GET": REACH_PORT}
 
     def initialize(
@@ -82,7 +81,7 @@ class ProxyHandler(BaseHandler):
         self._upstream: Upstream | None = None
         self._relay_task: asyncio.Task[None] | None = None
         self._failure: Exception | None = None  # of the relay, where no answer has begun
-        self._has_head = False  # of the answer
+        self._redirection: str | None = None  # where a browser has to go instead
         self._body_end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._idle_timer: IdleTimer | None = None
         context.proxy_turns.members.add(self)
@@ -114,12 +113,16 @@ class ProxyHandler(BaseHandler):
 
     def check_path(self) -> None:
         """Takes the path apart. Raises InvalidPath, InvalidId."""
-        _, _, session_id, port, rest = [*self.request.path.split("/", 4), "", "", ""][:5]
+        parts = self.request.path.split("/", 4)
+        _, _, session_id, port, rest = [*parts, "", "", ""][:5]
         self._session_id, found = unquote(session_id), _PORT.fullmatch(unquote(port))
         if found is None or int(found[1]) > MAX_PORT:
             raise InvalidPath("This is no path to a port of a session.", format=FORMAT)
         requests.check_id(self._session_id)
         prefix = f"/proxy/{self._session_id}/{found[1]}"
+        # Where a browser opens the port itself, relative links would lead past its path.
+        if len(parts) == 4 and forwarding.is_navigation(self.request):
+            self._redirection = f"{prefix}/"
         path = to_target(f"/{rest}")
         host, *others = self.context.access.own_hosts(self.request)
         self._place = Place(prefix, host, int(found[1]), path, tuple(filter(None, others)))
@@ -129,16 +132,10 @@ class ProxyHandler(BaseHandler):
     def _operation(self) -> None:
         """Nothing is known of what programs take: no caller is warned."""
 
-    @property
-    def _is_redirected(self) -> bool:
-        """True where a browser opens the port itself: relative links would lead past its path."""
-        has_no_rest = self.request.path.count("/") == self.slashes
-        return has_no_rest and forwarding.is_navigation(self.request)
-
     # ------------------------------------------------------------ the request
 
     def before_body(self) -> Awaitable[None] | None:
-        is_own = self._is_redirected or sandboxed_pages.is_preflight(self.request)
+        is_own = self._redirection is not None or sandboxed_pages.is_preflight(self.request)
         return None if is_own else self._connect()
 
     async def _connect(self) -> None:
@@ -235,8 +232,8 @@ class ProxyHandler(BaseHandler):
         if sandboxed_pages.is_preflight(self.request):
             sandboxed_pages.answer_preflight(self)
             return
-        if self._is_redirected:
-            self.redirect_to(f"{to_target(self.request.path)}/", 308)
+        if self._redirection is not None:
+            self.redirect_to(self._redirection, 308)
             return
         if self._code is not None:
             await self._answer_by_code(self._code)
@@ -247,7 +244,7 @@ class ProxyHandler(BaseHandler):
         self._body_end.set_result(None)
         await self._upstream.end_body()
         is_done = await self.wait(self._relay_task, ANSWER_TIMEOUT)
-        if not is_done and not self._has_head:
+        if not is_done and not self._upstream.has_head:
             raise GatewayTimeout(f"The program gave no answer within {ANSWER_TIMEOUT:g} seconds.")
         await asyncio.wait([self._relay_task])
         if self._failure is not None:
@@ -291,7 +288,6 @@ class ProxyHandler(BaseHandler):
     async def _relay(self) -> None:
         assert self._upstream is not None
         status, reason, given = await self._upstream.read_head()
-        self._has_head = True
         if status == _SWITCHING_PROTOCOLS:
             await self._tunnel(given)
             return

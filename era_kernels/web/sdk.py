@@ -19,6 +19,7 @@ from tornado.http1connection import HTTP1ServerConnection
 from tornado.httpserver import HTTPServer
 from tornado.httputil import HTTPServerRequest
 
+from era_kernels.concurrency.accepting import ConnectionLimit
 from era_kernels.errors import OutsideStorageScope
 from era_kernels.models import SessionListener, StorageScope
 from era_kernels.web.access import Access, Caller
@@ -72,11 +73,10 @@ class StorageListener:
         )
         # Streams bound the time of a head themselves, and a request may wait for its turn.
         self._server.conn_params.header_timeout = None
-        self._max_connections = max_connections
+        self._connections = ConnectionLimit(max_connections)
         self._check_interval = check_interval
         self._check_timer: asyncio.TimerHandle | None = None
         self._sessions: set[StorageSession] = set()
-        self._connection_count = 0
         self._after_answers = Lingering()
 
     def attach(
@@ -86,9 +86,8 @@ class StorageListener:
 
         `scope` returns what the session may use at that moment.
         """
-        session = StorageSession(self, listener, scope)
+        session = StorageSession(self, self._connections, listener, scope)
         self._sessions.add(session)
-        session.resume()
         return session
 
     async def aclose(self) -> None:
@@ -100,14 +99,8 @@ class StorageListener:
 
     # ------------------------------------------------------------ for the sessions
 
-    @property
-    def has_room(self) -> bool:
-        """True while all sessions together may have another connection."""
-        return self._connection_count < self._max_connections
-
     def serve(self, stream: SessionStream, address: object) -> None:
         """Serves the requests of a connection that a session has accepted."""
-        self._connection_count += 1
         stream.close_politely = self._after_answers.close_soon
         self._server.handle_stream(stream, (address,))
         if self._check_timer is None:
@@ -116,13 +109,6 @@ class StorageListener:
     def reject(self, reason: str) -> None:
         """Counts a connection that was closed without a request for the application."""
         self._on_rejected(reason)
-
-    def connection_closed(self) -> None:
-        """Lets sessions that wait accept a connection in the place of one that was closed."""
-        self._connection_count -= 1
-        if self._connection_count == self._max_connections - 1:
-            for session in self._sessions:
-                session.resume()
 
     def forget(self, session: StorageSession) -> None:
         """Serves a session no more."""
@@ -137,7 +123,7 @@ class StorageListener:
         now = time.monotonic()
         for session in tuple(self._sessions):
             session.close_stalled(now)
-        if self._connection_count:
+        if self._connections.count:
             self._schedule_check()
 
 

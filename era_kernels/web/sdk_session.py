@@ -18,33 +18,25 @@ from typing import Protocol
 
 from tornado.iostream import IOStream, StreamClosedError
 
+from era_kernels.concurrency.accepting import ConnectionLimit, LimitedAcceptor
 from era_kernels.models import SessionListener, StorageScope
 from era_kernels.web.server import IDLE_TIMEOUT, MAX_BUFFER, READ_CHUNK_BYTES, StrictIOStream
 
-MAX_SESSION_CONNECTIONS = 64
 MAX_REQUESTS_IN_WORK = 8
 MAX_HEAD = 16 * 1024  # bytes of request line and headers together
 STALL_TIMEOUT = 60.0  # seconds without a byte of a body or of an answer
 # A connection that has been idle so long (seconds) may be closed when others wait.
 MIN_IDLE = 1.0
-RETRY_INTERVAL = 0.25  # seconds until a session that must wait tries to accept again
 
 
 class SessionHost(Protocol):
     """Names what a session needs of the listener that serves all of them."""
-
-    @property
-    def has_room(self) -> bool:
-        """True while all sessions together may have another connection."""
 
     def serve(self, stream: SessionStream, address: object) -> None:
         """Serves the requests of a connection."""
 
     def reject(self, reason: str) -> None:
         """Counts a connection that was closed without a request for the application."""
-
-    def connection_closed(self) -> None:
-        """Is told that a connection has been closed."""
 
     def forget(self, session: StorageSession) -> None:
         """Serves a session no more."""
@@ -54,36 +46,28 @@ class StorageSession:
     """Accepts the connections of one session, and gives its requests their turns."""
 
     def __init__(
-        self, host: SessionHost, listener: SessionListener, scope: Callable[[], StorageScope]
+        self,
+        host: SessionHost,
+        limit: ConnectionLimit,
+        listener: SessionListener,
+        scope: Callable[[], StorageScope],
     ) -> None:
-        """Accepts nothing yet: `resume` does."""
-        listener.socket.setblocking(False)
+        """Accepts connections from now on; all sessions share the limit."""
         self.scope = scope
         self._host = host
-        self._listener = listener
+        self._is_from_session = listener.is_from_session
         self._streams: dict[SessionStream, None] = {}  # the longest idle first
         self._in_work = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
-        self._is_accepting = False
-        self._retry_timer: asyncio.TimerHandle | None = None
-        self._is_closed = False
-
-    def resume(self) -> None:
-        """Accepts connections again, if there is room; a call too many does nothing."""
-        if not (self._is_closed or self._is_accepting):
-            self._is_accepting = True
-            loop = asyncio.get_running_loop()
-            loop.add_reader(self._listener.socket.fileno(), self._accept)
+        self._acceptor = LimitedAcceptor(
+            listener.socket, self._on_connection, limit, self._close_idle
+        )
 
     def close(self) -> None:
         """Ends all connections and closes the listening socket; a second call does nothing."""
-        if self._is_closed:
+        if self._acceptor.is_closed:
             return
-        self._pause()
-        self._is_closed = True
-        if self._retry_timer is not None:
-            self._retry_timer.cancel()
-        self._listener.socket.close()
+        self._acceptor.close()
         for stream in tuple(self._streams):
             stream.close()
         self._host.forget(self)
@@ -119,68 +103,28 @@ class StorageSession:
 
     def stream_closed(self, stream: SessionStream) -> None:
         """Forgets a connection, and accepts another in its place."""
-        if stream not in self._streams:
-            return
-        del self._streams[stream]
-        self._host.connection_closed()
-        self.resume()
+        if stream in self._streams:
+            del self._streams[stream]
+            self._acceptor.release()
 
     # ------------------------------------------------------------ connections
 
-    def _accept(self) -> None:
-        """Accepts what has come; one call accepts a few only, and leaves the loop to others."""
-        for _ in range(MAX_REQUESTS_IN_WORK):
-            if not self._make_room():
-                self._wait_for_room()
-                return
-            try:
-                connection, address = self._listener.socket.accept()
-            except BlockingIOError:
-                return
-            except ConnectionAbortedError:
-                continue
-            except OSError:  # no descriptors are left
-                self._wait_for_room()
-                return
-            is_from_session = self._listener.is_from_session
-            if is_from_session is not None and not is_from_session(connection):
-                self._host.reject("foreign")
-                connection.close()
-                continue
-            stream = SessionStream(connection, self, self._host.reject)
-            self._streams[stream] = None
-            self._host.serve(stream, address)
+    def _on_connection(self, connection: socket.socket, address: object) -> None:
+        if self._is_from_session is not None and not self._is_from_session(connection):
+            self._host.reject("foreign")
+            connection.close()
+            return
+        self._acceptor.acquire()
+        stream = SessionStream(connection, self, self._host.reject)
+        self._streams[stream] = None
+        self._host.serve(stream, address)
 
-    def _make_room(self) -> bool:
-        """Returns whether a connection may be accepted, after closing an idle one if need be."""
-        if self._has_room:
-            return True
+    def _close_idle(self) -> None:
         now = time.monotonic()
         for stream in self._streams:
             if stream.is_idle(now):
                 stream.close()
-                return self._has_room
-        return False
-
-    @property
-    def _has_room(self) -> bool:
-        count = len(self._streams)
-        return count < MAX_SESSION_CONNECTIONS and (self._host.has_room or not count)
-
-    def _wait_for_room(self) -> None:
-        self._pause()
-        if self._retry_timer is None:
-            loop = asyncio.get_running_loop()
-            self._retry_timer = loop.call_later(RETRY_INTERVAL, self._retry)
-
-    def _retry(self) -> None:
-        self._retry_timer = None
-        self.resume()
-
-    def _pause(self) -> None:
-        if self._is_accepting:
-            self._is_accepting = False
-            asyncio.get_running_loop().remove_reader(self._listener.socket.fileno())
+                return
 
 
 class Turn:

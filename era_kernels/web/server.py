@@ -20,7 +20,7 @@ from tornado.web import Application
 
 from era_kernels.errors import AtCapacity, EraError, InvalidRequest, StartError
 from era_kernels.web import smuggling
-from era_kernels.web.accepting import Acceptor, FileReserve
+from era_kernels.web.accepting import FileReserve, ReservingAcceptor
 from era_kernels.web.answers import SERVER, encode_error
 from era_kernels.web.base import HandlerContext
 from era_kernels.web.connections import Connections, Lingering
@@ -137,7 +137,7 @@ class LimitedHTTPServer(HTTPServer):
     def add_sockets(self, sockets: Iterable[socket.socket]) -> None:
         for listener in sockets:
             self._sockets[listener.fileno()] = listener
-            acceptor = Acceptor(listener, self._handle_connection, self._reserve)
+            acceptor = ReservingAcceptor(listener, self._handle_connection, self._reserve)
             self._handlers[listener.fileno()] = acceptor.close
 
     @property

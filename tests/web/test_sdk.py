@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from era_kernels.concurrency.accepting import MAX_CONNECTIONS_EACH
 from era_kernels.models import ALL_STORAGE, SessionListener, StorageScope
 from era_kernels.web import sdk_session
 from era_kernels.web.access import Access
@@ -255,7 +256,7 @@ async def test_idle_connections_make_room() -> None:
     async with serving() as served:
         silent = [
             await asyncio.open_connection("127.0.0.1", served.port)
-            for _ in range(sdk_session.MAX_SESSION_CONNECTIONS)
+            for _ in range(MAX_CONNECTIONS_EACH)
         ]
         begin = time.monotonic()
         assert (await served.ask())[0] == 200
@@ -319,7 +320,7 @@ async def test_an_answer_that_nobody_reads_is_dropped(monkeypatch: pytest.Monkey
             deaf.sendall(f"GET {KEY} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
             for _ in range(100):
                 await asyncio.sleep(0.05)
-                if not served.listener._connection_count:
+                if not served.listener._connections.count:
                     return
             raise AssertionError("the connection is still there")
 
@@ -346,7 +347,7 @@ async def test_closing_ends_everything() -> None:
         assert await asyncio.gather(*asks) == [b""] * 30
         with pytest.raises(ConnectionRefusedError):
             await served.ask()
-        assert not served.listener._sessions and not served.listener._connection_count
+        assert not served.listener._sessions and not served.listener._connections.count
 
 
 async def test_foreign_connections_are_closed() -> None:
