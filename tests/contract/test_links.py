@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import Any
@@ -200,6 +200,30 @@ def test_quota(client: Client) -> None:
     check_error(httpx.put(url, content=iter([body, b"x"])), 413, "QUOTA_EXCEEDED")
     assert session.get()["files"] == []
     session.delete()
+
+
+def test_the_end_while_a_file_comes(client: Client, session: SessionClient) -> None:
+    """An upload that has begun goes on when the link expires, and ends when it is revoked."""
+    place = f"{session.path}/files"
+    short = make(client, session, path="in", method="PUT", ttl=1)
+
+    def slowly(act: Callable[[], object]) -> Iterator[bytes]:
+        yield b"x" * 300_000
+        act()
+        yield b"y"
+
+    def wait() -> None:
+        assert wait_until(lambda: httpx.get(short["url"]).status_code == 410)
+
+    assert httpx.put(short["url"], content=slowly(wait)).json() == {"path": "in", "size": 300_001}
+    made = make(client, session, path="revoked", method="PUT")
+
+    def revoke() -> None:
+        client.http.delete(f"{session.path}/links/{made['id']}").raise_for_status()
+
+    with pytest.raises(httpx.TransportError):
+        httpx.put(made["url"], content=slowly(revoke))
+    assert client.http.get(f"{place}/revoked").status_code == 404
 
 
 @pytest.mark.parametrize(
