@@ -443,8 +443,8 @@ def test_the_api(client: Client, served: SessionClient) -> None:
 def test_many(client: Client, served: SessionClient) -> None:
     """Many use one link at once, each with an answer of its own."""
     url = make(client, served, port=PORT)["url"]
-    with ThreadPoolExecutor(8) as pool:
-        texts = list(pool.map(lambda number: httpx.get(f"{url}{number}").text, range(80)))
+    with httpx.Client(timeout=60) as http, ThreadPoolExecutor(8) as pool:
+        texts = list(pool.map(lambda number: http.get(f"{url}{number}").text, range(80)))
     assert texts == [f"GET /{number} 1" for number in range(80)]
 
 
