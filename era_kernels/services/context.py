@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 
-from era_kernels.kernels.kernelspecs import Kernelspec
 from era_kernels.kernels.machine import KernelHost
 from era_kernels.models import (
     ALL_STORAGE,
@@ -48,13 +47,6 @@ class ServiceContext:
     metrics: Metrics
     default_storage: StorageScope = ALL_STORAGE
     allow_hosts: HostPatterns | None = None  # that sessions may reach; None: all
-
-    async def kernelspec_of(self, session: Session) -> Kernelspec:
-        """Returns the kernel of a session. Raises LanguageUnavailable, UnsupportedLanguage.
-
-        The operator may have taken away what the session was created with.
-        """
-        return await self.host.languages.available_kernel(session.language, session.kernel)
 
     def storage_scope_of(self, session: Session) -> StorageScope:
         """Returns the namespaces that a session's code may use."""
