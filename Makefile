@@ -55,7 +55,7 @@ $(STAMP): pyproject.toml | $(VENV)/bin/python
 	@touch $@
 
 $(TESTS_STAMP): $(STAMP)
-	@$(PIP) install --quiet --editable '.[science,notebook,dev]'
+	@$(PIP) install --quiet --editable '.[science,notebook,served,dev]'
 	@touch $@
 
 # The first Python from 3.11 on. Debian ships venv apart from it.

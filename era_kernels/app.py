@@ -20,7 +20,7 @@ from era_kernels.egress.proxy import EgressProxy
 from era_kernels.egress.resolver import Resolver
 from era_kernels.kernels.languages import Languages
 from era_kernels.kernels.machine import KernelHost
-from era_kernels.models import UNSANDBOXED_TIER, Isolation, StorageQuotas
+from era_kernels.models import UNSANDBOXED_TIER, Isolation
 from era_kernels.sandbox.linux.heap import HeapTrimmer
 from era_kernels.sandbox.server import runtime_dirs
 from era_kernels.sandbox.server.disk_reserve import DiskReserve
@@ -32,9 +32,11 @@ from era_kernels.services.executions.service import ExecutionService
 from era_kernels.services.files import FileService
 from era_kernels.services.idempotency import IdempotentRuns
 from era_kernels.services.inspection import InspectionService
+from era_kernels.services.links import LinkService
 from era_kernels.services.metrics import Metrics, ScrapedGauge
 from era_kernels.services.mounts import Mounts
 from era_kernels.services.proxies import Proxies
+from era_kernels.services.public_requests import PublicRequests
 from era_kernels.services.request_handlers import RequestHandlers
 from era_kernels.services.server_info import ServerInfo
 from era_kernels.services.session_logs import SessionLogs
@@ -44,22 +46,8 @@ from era_kernels.setting_types import default_max_programs
 from era_kernels.settings import Settings
 from era_kernels.start_checks import load_languages, make_toolchain_dir
 from era_kernels.stop_signals import StopSignals
-from era_kernels.storage.ballast import DiskRoom
-from era_kernels.storage.d1.store import D1Store
-from era_kernels.storage.data_directory import DataDirectory, note_server_url
-from era_kernels.storage.database import Database
-from era_kernels.storage.execution_log import ExecutionStore
-from era_kernels.storage.files import FileStore
-from era_kernels.storage.kv import KVStore
-from era_kernels.storage.lost_database import open_database
-from era_kernels.storage.r2 import R2Store
-from era_kernels.storage.resource_stores import ResourceStores
-from era_kernels.storage.resources import ResourceIndex
-from era_kernels.storage.secret import load_or_create_secret
-from era_kernels.storage.session_log import SessionLogStore
-from era_kernels.storage.sessions import SessionStore
-from era_kernels.storage.stored_code import CodeStore
-from era_kernels.storage.workspaces import Workspaces
+from era_kernels.storage.data_directory import note_server_url
+from era_kernels.stores import Stores, open_stores
 from era_kernels.toolchains.layout import hold_in_use
 from era_kernels.web.base import HandlerContext
 from era_kernels.web.port_hosts import PortHosts
@@ -86,22 +74,6 @@ class App:
     stopping: asyncio.Event  # set while runs get their time to finish
 
 
-@dataclass(frozen=True, slots=True)
-class Stores:
-    """Holds the stores, which keep everything on disk."""
-
-    directory: DataDirectory
-    secret: bytes
-    database: Database
-    sessions: SessionStore
-    codes: CodeStore
-    executions: ExecutionStore
-    workspaces: Workspaces
-    files: FileStore
-    logs: SessionLogStore
-    resources: ResourceStores
-
-
 @asynccontextmanager
 async def open_app(settings: Settings) -> AsyncIterator[App]:
     """Builds and opens everything; on exit, closes everything in the reverse order.
@@ -110,22 +82,23 @@ async def open_app(settings: Settings) -> AsyncIterator[App]:
     """
     async with AsyncExitStack() as stack:
         # What often fails is tried before anything is made; `undo` takes back what was made.
-        undo = ExitStack()
+        undo, stopping = ExitStack(), asyncio.Event()
         sockets = stack.enter_context(bound_sockets(settings.host, settings.port))
         languages = load_languages(settings)
-        metrics, memory = Metrics(), MemoryInWork(settings.memory_in_work)
+        metrics, memory, public = Metrics(), MemoryInWork(settings.memory_in_work), PublicRequests()
         _start_trimming(stack)
-        stores = await _open_stores(stack, undo, settings, metrics)
+        stores = await open_stores(stack, undo, settings, metrics)
         context = _handler_context(settings, metrics, memory)
         storage = _open_storage_listener(stack, settings, stores, context)
         internet = _open_egress_proxy(stack, settings, metrics)
         host = await _open_host(stack, undo, settings, languages, storage, memory, internet)
         await _recover(stores)
         executions, logs = _execution_service(settings, stores), SessionLogs(stores.logs)
-        sessions = await _open_sessions(stack, settings, stores, host, executions, logs, metrics)
+        sessions = await _open_sessions(
+            stack, settings, stores, host, executions, logs, metrics, public
+        )
         idempotent_runs = IdempotentRuns(sessions, executions, stores.secret)
         stack.push_async_callback(idempotent_runs.aclose)
-        stopping = asyncio.Event()
         context = replace(context, touch_session=sessions.touch, is_stopping=stopping.is_set)
         codes = StoredCodeService(sessions, stores.codes)
         services = Services(
@@ -136,13 +109,13 @@ async def open_app(settings: Settings) -> AsyncIterator[App]:
             inspection=InspectionService(sessions, executions, host.languages),
             files=FileService(sessions, stores.files, settings.session_workspace),
             idempotent_runs=idempotent_runs,
+            links=LinkService(sessions, stores.links),
             logs=logs,
-            proxies=Proxies(sessions, max(1, settings.max_connections // 2)),
+            proxies=Proxies(sessions, public, max(1, settings.max_connections // 2)),
             request_handlers=RequestHandlers(sessions, codes, host.languages),
             resources=stores.resources,
         )
-        application = make_application(services, context)
-        web = _listen(settings, application, context, sockets)
+        web = _listen(settings, make_application(services, context), context, sockets)
         undo.pop_all()
         await asyncio.to_thread(note_server_url, stores.directory.path, web.url)
         _register_gauges(metrics, sessions, web)
@@ -158,56 +131,6 @@ def _start_trimming(stack: AsyncExitStack) -> None:
     trimmer = HeapTrimmer()
     stack.push_async_callback(trimmer.aclose)
     trimmer.start()
-
-
-async def _open_stores(
-    stack: AsyncExitStack, undo: ExitStack, settings: Settings, metrics: Metrics
-) -> Stores:
-    directory = DataDirectory.open(settings.data_dir)
-    stack.callback(directory.close)
-    undo.callback(directory.undo)
-    stack.enter_context(undo)
-    room = DiskRoom(directory.path, settings.disk_reserve)
-    await room.open()
-    stack.push_async_callback(room.aclose)
-    database = await open_database(directory, metrics.transaction_ended, room.adjust)
-    stack.push_async_callback(database.aclose)
-    # After the database: a directory that has a secret and no database has lost it.
-    secret = await asyncio.to_thread(load_or_create_secret, directory.secret)
-    executions = ExecutionStore(database, directory.sessions)
-    stack.push_async_callback(executions.aclose)
-    workspaces = Workspaces(directory.sessions, room.check)
-    stack.push_async_callback(workspaces.aclose)
-    files = FileStore(directory.sessions, directory.incoming, room.check)
-    stack.push_async_callback(files.aclose)
-    logs = SessionLogStore(directory.sessions)
-    stack.callback(logs.close)
-    sessions, codes = SessionStore(database), CodeStore(database, room.check)
-    resources = _open_resources(stack, settings, directory, database, room)
-    return Stores(
-        directory, secret, database, sessions, codes, executions, workspaces, files, logs, resources
-    )
-
-
-def _open_resources(
-    stack: AsyncExitStack,
-    settings: Settings,
-    directory: DataDirectory,
-    database: Database,
-    room: DiskRoom,
-) -> ResourceStores:
-    quotas = StorageQuotas(settings.storage_quota, settings.namespace_quota)
-    kv = KVStore(database, quotas, settings.max_kv_value, room.check)
-    stack.push_async_callback(kv.aclose)
-    d1 = D1Store(
-        database, directory.d1, limit_settings.d1_limits(settings), quotas, check_room=room.check
-    )
-    stack.push_async_callback(d1.aclose)
-    r2 = R2Store(
-        database, directory.objects, directory.unlink_lock, quotas, settings.max_object, room.check
-    )
-    stack.push_async_callback(r2.aclose)
-    return ResourceStores(kv, d1, r2, ResourceIndex(database))
 
 
 def _open_storage_listener(
@@ -235,6 +158,7 @@ async def _recover(stores: Stores) -> None:
     await stores.resources.kv.open()
     await stores.resources.d1.open()
     await stores.resources.r2.sweep()
+    await stores.links.sweep()
 
 
 async def _open_host(
@@ -279,6 +203,7 @@ async def _open_sessions(
     executions: ExecutionService,
     logs: SessionLogs,
     metrics: Metrics,
+    public_requests: PublicRequests,
 ) -> SessionService:
     service_limits = limit_settings.service_limits(settings)
     sessions = SessionService(
@@ -295,6 +220,7 @@ async def _open_sessions(
             limits=limit_settings.session_limits(settings),
             mounts=Mounts(settings.mounts, host),
             metrics=metrics,
+            public_requests=public_requests,
             default_storage=settings.default_storage,
             allow_hosts=settings.allow_hosts,
         )

@@ -16,6 +16,7 @@ EraError                      500 INTERNAL_ERROR
 │   ├── ExecutionNotFound     404 EXECUTION_NOT_FOUND
 │   ├── FileNotFound          404 FILE_NOT_FOUND
 │   ├── KeyNotFound           404 KEY_NOT_FOUND
+│   ├── LinkNotFound          404 LINK_NOT_FOUND
 │   └── ObjectNotFound        404 OBJECT_NOT_FOUND
 ├── MethodNotAllowed          405 METHOD_NOT_ALLOWED
 ├── SqlTimeout                408 SQL_TIMEOUT
@@ -27,6 +28,7 @@ EraError                      500 INTERNAL_ERROR
 │   ├── NoInputPending        409 NO_INPUT_PENDING
 │   ├── NotSupported          409 NOT_SUPPORTED
 │   └── IdempotencyConflict   409 IDEMPOTENCY_CONFLICT
+├── LinkExpired               410 LINK_EXPIRED
 ├── PreconditionFailed        412 PRECONDITION_FAILED
 ├── TooLarge                  413 TOO_LARGE
 │   └── QuotaExceeded         413 QUOTA_EXCEEDED
@@ -152,6 +154,10 @@ class KeyNotFound(NotFound):
     code, title = "KEY_NOT_FOUND", "Key not found"
 
 
+class LinkNotFound(NotFound):
+    code, title = "LINK_NOT_FOUND", "Link not found"
+
+
 class ObjectNotFound(NotFound):
     code, title = "OBJECT_NOT_FOUND", "Object not found"
 
@@ -194,6 +200,10 @@ class NotSupported(Conflict):
 
 class IdempotencyConflict(Conflict):
     code, title = "IDEMPOTENCY_CONFLICT", "Idempotency conflict"
+
+
+class LinkExpired(EraError):
+    status, code, title = 410, "LINK_EXPIRED", "Link expired"
 
 
 class PreconditionFailed(EraError):

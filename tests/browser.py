@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from os import killpg
+from pathlib import Path
 from typing import Any
 
 PROGRAM = shutil.which("chromium")
@@ -23,13 +24,16 @@ _FLAGS = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
     "--no-proxy-server", "--remote-debugging-port=0",
-    f"--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE {_LOOPBACK}",
+    f"--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE {_LOOPBACK}, EXCLUDE *localhost",
 )  # fmt: skip
 
 
 @contextmanager
-def open_browser(url: str) -> Iterator[None]:
-    """Shows a page in a browser, which is gone afterwards with all its processes."""
+def open_browser(url: str) -> Iterator[Path]:
+    """Shows a page in a browser, which is gone afterwards with all its processes.
+
+    Yields the directory of its profile.
+    """
     assert PROGRAM is not None
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         process = subprocess.Popen(
@@ -40,7 +44,7 @@ def open_browser(url: str) -> Iterator[None]:
             start_new_session=True,
         )
         try:
-            yield
+            yield Path(profile)
         finally:
             with suppress(ProcessLookupError):
                 killpg(process.pid, signal.SIGKILL)

@@ -48,6 +48,7 @@ from era_kernels.models.formats import (
 )
 from era_kernels.models.inspection import MISSING, StackFrame, Variable, Variables
 from era_kernels.models.internet import NO_INTERNET, HostPatterns, InternetAccess
+from era_kernels.models.links import Link, LinkTarget
 from era_kernels.models.runtime import (
     EndReason,
     ExitInfo,
@@ -105,6 +106,8 @@ __all__ = [
     "JsonObject",
     "KernelRequest",
     "Limits",
+    "Link",
+    "LinkTarget",
     "ListeningPort",
     "LoggedEvent",
     "Network",

@@ -21,6 +21,7 @@ from era_kernels.services.executions.notices import SessionLimits
 from era_kernels.services.executions.service import ExecutionService
 from era_kernels.services.metrics import Metrics
 from era_kernels.services.mounts import Mounts
+from era_kernels.services.public_requests import PublicRequests
 from era_kernels.services.session_logs import SessionLogs
 from era_kernels.services.validation import ServiceLimits
 from era_kernels.storage.files import FileStore
@@ -45,6 +46,7 @@ class ServiceContext:
     limits: Limits
     mounts: Mounts
     metrics: Metrics
+    public_requests: PublicRequests
     default_storage: StorageScope = ALL_STORAGE
     allow_hosts: HostPatterns | None = None  # that sessions may reach; None: all
 

@@ -10,8 +10,8 @@ import re
 import socket
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 
 from era_kernels.concurrency.single_flight import SingleFlight
 from era_kernels.errors import (
@@ -24,6 +24,7 @@ from era_kernels.errors import (
 )
 from era_kernels.models import ListeningPort
 from era_kernels.services.capacity import RETRY_AFTER_SECONDS
+from era_kernels.services.public_requests import PublicRequests
 from era_kernels.services.sessions import SessionService
 
 MAX_REQUESTS = 500
@@ -53,9 +54,15 @@ def host_label(session_id: str) -> str:
 class Proxies:
     """Finds the programs of sessions that listen, and connects to them."""
 
-    def __init__(self, sessions: SessionService, max_requests: int = MAX_REQUESTS) -> None:
+    def __init__(
+        self,
+        sessions: SessionService,
+        public_requests: PublicRequests,
+        max_requests: int = MAX_REQUESTS,
+    ) -> None:
         """Takes how many requests may be under way together; one session has half of them."""
         self._sessions = sessions
+        self._public_requests = public_requests
         self._max_requests = max_requests
         self._requests: Counter[str] = Counter()
         self._ids: dict[str, str] = {}  # by the label in the name of a host, where that is another
@@ -63,8 +70,13 @@ class Proxies:
         self._searched_at = -SEARCH_INTERVAL
 
     @contextmanager
-    def hold(self, session_id: str) -> Iterator[None]:
-        """Counts a request to a session while the context is open. Raises AtCapacity."""
+    def hold(
+        self, session_id: str, close: Callable[[], object], *, has_token: bool
+    ) -> Iterator[None]:
+        """Counts a request to a session while the context is open. Raises AtCapacity.
+
+        `close` is called when callers without a token may not go on with theirs.
+        """
         is_full = self._requests.total() >= self._max_requests
         if is_full or self._requests[session_id] >= max(1, self._max_requests // 2):
             raise AtCapacity(
@@ -72,8 +84,10 @@ class Proxies:
                 retry_after=RETRY_AFTER_SECONDS,
             )
         self._requests[session_id] += 1
+        watched = self._public_requests.watch(session_id, close)
         try:
-            yield
+            with nullcontext() if has_token else watched:
+                yield
         finally:
             self._requests[session_id] -= 1
             if not self._requests[session_id]:

@@ -233,3 +233,35 @@ def m015_allow_hosts(db: Database) -> None:
         "CREATE INDEX IF NOT EXISTS sessions_updated "
         "ON sessions (coalesce(last_run_at, created_at))"
     )
+
+
+@MIGRATIONS()
+def m016_links(db: Database) -> None:
+    """Creates the links; `digest` is that of the secret, which is nowhere itself."""
+    db.table("links").create(
+        {
+            "digest": bytes,
+            "id": str,
+            "directory": str,
+            "created_at": str,
+            "expires_at": str,
+            "path": str,
+            "method": str,
+            "port": int,
+        },
+        pk="digest",
+        not_null={"id", "directory", "created_at", "expires_at"},
+    )
+    db.table("links").create_index(["directory", "created_at"])
+    db.table("links").create_index(["expires_at"])
+
+
+@MIGRATIONS()
+def m017_requests(db: Database) -> None:
+    """Adds which executions answered a request to stored code: others begin as many as they like.
+
+    The long column stands last.
+    """
+    executions = db.table("executions")
+    executions.add_column("is_request", int, not_null_default=0)
+    executions.transform(column_order=[name for name in executions.columns_dict if name != "code"])

@@ -167,7 +167,7 @@ class SessionStore:
         self._database.write_soon(partial(_update, session, changes))
 
     async def delete(self, session_id: str, directory: str | None = None) -> Session:
-        """Deletes a session, the index of its executions and its code; notes its directory.
+        """Deletes a session, its index of executions, code and links; notes its directory.
 
         Raises SessionNotFound, also when the session is not the one in that directory.
         """
@@ -269,6 +269,7 @@ def _delete(session_id: str, directory: str | None, connection: sqlite3.Connecti
     if session is None or directory not in (None, session.directory):
         raise SessionNotFound.for_id(session_id)
     connection.execute("DELETE FROM codes WHERE directory = ?", (session.directory,))
+    connection.execute("DELETE FROM links WHERE directory = ?", (session.directory,))
     connection.execute("DELETE FROM executions WHERE session_id = ?", (session_id,))
     connection.execute("DELETE FROM sessions WHERE id = ?", (session_id,))
     deletions.insert(deletions.SESSION, [session.directory], connection)
@@ -278,6 +279,7 @@ def _delete(session_id: str, directory: str | None, connection: sqlite3.Connecti
 def _delete_all(connection: sqlite3.Connection) -> list[Session]:
     rows, _ = _list(None, 0, ("", ()), connection)
     connection.execute("DELETE FROM codes")
+    connection.execute("DELETE FROM links")
     connection.execute("DELETE FROM executions")
     connection.execute("DELETE FROM sessions")
     sessions = [_from_row(row) for row in rows]

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 _FORM_TYPE = "application/x-www-form-urlencoded"
 _MULTIPART_TYPE = "multipart/form-data"
-_UPLOADED_FILE = Media("application/octet-stream", "The file; its Content-Type is kept.")
-_SERVED_FILE = Media("*/*", "The file; byte ranges are served.")
+UPLOADED_FILE = Media("application/octet-stream", "The file; its Content-Type is kept.")
+SERVED_FILE = Media("*/*", "The file; byte ranges are served.")
 
 
 class FileListed(ResponseModel):
@@ -85,8 +85,8 @@ class FileHandler(TransferHandler[QuotaUpload]):
     """Reads, puts and deletes one file of a session."""
 
     operations = {
-        "GET": Operation("Read a file", {200: _SERVED_FILE, 206: _SERVED_FILE}),
-        "PUT": Operation("Put a file", {200: PutAnswer}, request=_UPLOADED_FILE),
+        "GET": Operation("Read a file", {200: SERVED_FILE, 206: SERVED_FILE}),
+        "PUT": Operation("Put a file", {200: PutAnswer}, request=UPLOADED_FILE),
         "DELETE": Operation("Delete a file", {200: FileDeletedAnswer}),
     }
 

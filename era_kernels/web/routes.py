@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from tornado.web import Application, RequestHandler
 
+from era_kernels.services.links import PORT_SECRET
 from era_kernels.web.base import BaseHandler, HandlerContext
 from era_kernels.web.code import CodeHandler
 from era_kernels.web.d1 import D1BatchHandler, D1ExecHandler, D1QueryHandler
@@ -27,12 +28,15 @@ from era_kernels.web.health import HealthHandler, LanguagesHandler, LimitsHandle
 from era_kernels.web.input import InputHandler
 from era_kernels.web.interrupt import InterruptHandler, SessionInterruptHandler
 from era_kernels.web.kv import KVHandler, KVNamespaceHandler
+from era_kernels.web.link_files import FileLinkHandler
+from era_kernels.web.link_ports import PortLinkHandler
+from era_kernels.web.links import LinkHandler, LinksHandler
 from era_kernels.web.log import LogHandler
 from era_kernels.web.metrics import MetricsHandler
 from era_kernels.web.not_found import NotFoundHandler
 from era_kernels.web.openapi import Document, OpenApiHandler
 from era_kernels.web.operations import Route
-from era_kernels.web.port_host import PortHostHandler
+from era_kernels.web.port_host import PortHostHandler, PortHostLinkHandler
 from era_kernels.web.ports import HostHandler, PortsHandler
 from era_kernels.web.proxy import ProxyHandler
 from era_kernels.web.r2 import R2NamespaceHandler, R2ObjectHandler
@@ -48,6 +52,7 @@ if TYPE_CHECKING:
     from era_kernels.services.files import FileService
     from era_kernels.services.idempotency import IdempotentRuns
     from era_kernels.services.inspection import InspectionService
+    from era_kernels.services.links import LinkService
     from era_kernels.services.proxies import Proxies
     from era_kernels.services.request_handlers import RequestHandlers
     from era_kernels.services.server_info import ServerInfo
@@ -74,6 +79,7 @@ class Services:
     files: FileService
     idempotent_runs: IdempotentRuns
     inspection: InspectionService
+    links: LinkService
     logs: SessionLogs
     proxies: Proxies
     request_handlers: RequestHandlers
@@ -85,21 +91,28 @@ def make_application(services: Services, context: HandlerContext) -> Application
     storage_routes = make_storage_routes(services.resources)
     routes = [*make_routes(services), *make_resource_routes(services.resources.index)]
     for_proxy = {"proxies": services.proxies, "handlers": services.request_handlers}
-    document = Document([*routes, *storage_routes])
+    for_links = {**for_proxy, "links": services.links}
+    for_files = {"files": services.files, "links": services.links, "proxies": services.proxies}
+    document = Document([*routes, *make_served_routes(), *storage_routes])
     routes = [
         *storage_routes,  # first, for paths are tried in order, and these requests are short
         *routes,
         Route("/openapi.json", OpenApiHandler, {"document": document}),
         Route("/proxy", ProxyHandler, for_proxy),
         Route("/proxy/{path}", ProxyHandler, for_proxy),
+        Route("/link/p{path}", PortLinkHandler, for_links),
+        Route("/link/{path}", FileLinkHandler, for_files),
         Route("/", RootHandler),
         Route("/docs", DocsHandler),
         Route("/docs/{name}", DocsFileHandler),
     ]
     application = _application(routes, context)
     if context.port_hosts is not None:
-        dependencies = {"context": context.for_route("/proxy/{path}"), **for_proxy}
-        rules = [(".*", PortHostHandler, dependencies)]
+        dependencies = {"context": context.for_route("/proxy/{path}"), **for_links}
+        rules = [
+            (rf"/link/{PORT_SECRET.pattern}(?:/.*)?", PortHostLinkHandler, dependencies),
+            (".*", PortHostHandler, dependencies),
+        ]
         application.add_handlers(context.port_hosts.pattern, rules)
     return application
 
@@ -132,7 +145,7 @@ def make_routes(services: Services) -> list[Route]:
     """Returns every path of the API, in the order of the OpenAPI document."""
     for_sessions = {"sessions": services.sessions}
     for_codes, for_files = {"codes": services.codes}, {"files": services.files}
-    for_inspection = {"inspection": services.inspection}
+    for_inspection, for_links = {"inspection": services.inspection}, {"links": services.links}
     language_names = _language_names(services.server_info)
     for_execute = {**for_sessions, "language_names": language_names}
     for_runs = {**for_sessions, **for_codes, "idempotent_runs": services.idempotent_runs}
@@ -167,6 +180,8 @@ def make_routes(services: Services) -> list[Route]:
         Route(f"{session}/log", LogHandler, {**for_sessions, "logs": services.logs}, "executions"),
         Route(f"{session}/host", HostHandler, for_sessions, "proxy"),
         Route(f"{session}/ports", PortsHandler, {"proxies": services.proxies}, "proxy"),
+        Route(f"{session}/links", LinksHandler, for_links, "links"),
+        Route(f"{session}/links/{{link_id}}", LinkHandler, for_links, "links"),
         *_server_routes(services.server_info),
     ]
 
@@ -208,6 +223,14 @@ def make_resource_routes(index: ResourceIndex) -> list[Route]:
     return [
         Route("/api/resources/list", ResourcesHandler, for_resources, "resources"),
         Route("/api/resources/stats", ResourceStatsHandler, for_resources, "resources"),
+    ]
+
+
+def make_served_routes() -> list[Route]:
+    """Returns what is served for sessions as the OpenAPI document shows it, each path once."""
+    return [
+        Route("/proxy/{id}/{port}/{path}", ProxyHandler, tag="proxy"),
+        Route("/link/{secret}/{path}", FileLinkHandler, tag="links"),
     ]
 
 

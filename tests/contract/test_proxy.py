@@ -330,6 +330,40 @@ def test_who_may_look(closed: Server) -> None:
     client.close()
 
 
+def test_the_end_of_public_access(closed: Server) -> None:
+    """What is under way without a token ends when the session is public no more; the rest not."""
+    bearer = {"Authorization": f"Bearer {TOKEN}"}
+    client = Client(closed.base_url, bearer)
+    session = client.session("python", allowPublicAccess=True)
+    serve(session)
+    url = f"{closed.base_url}/proxy/{session.id}/{PORT}/count"
+    with httpx.stream("GET", url) as public, httpx.stream("GET", url, headers=bearer) as known:
+        streams = public.iter_lines(), known.iter_lines()
+        assert [next(lines) for lines in streams] == ["data: 0"] * 2
+        client.http.patch(session.path, json={"allowPublicAccess": False})
+        with pytest.raises(httpx.RemoteProtocolError):
+            for _ in streams[0]:
+                pass
+        assert next(streams[1]) is not None and next(streams[1]).startswith("data: ")
+    client.close()
+
+
+async def test_the_end_of_a_public_websocket(closed: Server) -> None:
+    """A WebSocket without a token ends when the session is public no more."""
+    client = Client(closed.base_url, {"Authorization": f"Bearer {TOKEN}"})
+    session = client.session("python", allowPublicAccess=True)
+    assert session.run(ECHO)["exit_code"] == 0
+    place = f"{closed.base_url.replace('http', 'ws', 1)}/proxy/{session.id}/{PORT}/ws"
+    connection = await websocket_connect(place)
+    await connection.write_message("a")
+    assert await connection.read_message() == "a"
+    client.http.patch(session.path, json={"allowPublicAccess": False})
+    async with asyncio.timeout(10):
+        assert await connection.read_message() is None
+    connection.close()
+    client.close()
+
+
 def test_log_and_metrics(client: Client, served: SessionClient, server: Server) -> None:
     """Requests are counted and logged as one path: theirs may hold what is secret."""
     client.http.get(f"/proxy/{served.id}/{PORT}/secret?and=more")

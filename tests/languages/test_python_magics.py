@@ -205,6 +205,13 @@ MAGIC_ROWS = {
     "after a continued line": Row(("!echo a \\\n  b\n1 / 0",), "a b\n", ZERO, 1),
     "inside a block": Row(("if True:\n    !echo a \\\n      b\n    x = 1\nprint(x)",), "a b\n1\n"),
     "after a continued magic": Row(("x = %sx echo a \\\n  b\nprint(x)",), "['a b']\n"),
+    "a bracket in a shell line": Row(("!echo '('\nx = 1\nprint(x)\nx?",), None, exit_code=0),
+    "shell lines in a text": Row(
+        ("x = '''\n!echo a\n%pwd\n'''\n!echo b\nprint(x.strip())",), "b\n!echo a\n%pwd\n"
+    ),
+    "shell lines in brackets": Row(
+        ("x = [1, '''\n!echo a''',\n  7 \\\n%(4)]\n!echo b\nprint(x)",), "b\n[1, '\\n!echo a', 3]\n"
+    ),
     "separators beside a magic": Row(("x = 'a\u2028b\x0cc'\n!echo d\nprint(len(x))",), "d\n5\n"),
     # ------------------------------------------------------------ source of earlier cells
     "source of an earlier function": Row(
@@ -297,9 +304,10 @@ MAGIC_ROWS = {
 }
 
 
-def test_many_shell_lines(session: SessionClient) -> None:
-    """Six hundred lines that are no Python are a cell like any other."""
-    answer = session.run("x = 0\n" + "%pwd\n" * 600 + "x += 1\nx", timeout=100)
+def test_many_magics(session: SessionClient) -> None:
+    """A cell of thousands of magics takes as long as one of as many lines, whatever is in them."""
+    lines = "%pwd\ny = %pwd\nif y is None:\n    !echo it's (\n    z = !echo ''' \\\n        {y}\n"
+    answer = session.run("x = 0\n" + lines * 600 + "x += 1\nx", timeout=20)
     assert [one["data"]["text/plain"] for one in answer["results"]] == ["1"], answer
 
 

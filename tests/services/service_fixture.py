@@ -44,6 +44,7 @@ from era_kernels.services.executions.result import RunResult
 from era_kernels.services.executions.service import ExecutionService
 from era_kernels.services.metrics import Metrics
 from era_kernels.services.mounts import Mounts
+from era_kernels.services.public_requests import PublicRequests
 from era_kernels.services.session_logs import SessionLogs
 from era_kernels.services.sessions import SessionService
 from era_kernels.services.validation import ServiceLimits
@@ -125,6 +126,7 @@ class Services:
         self._stack.push_async_callback(self.logs.aclose)
         self.metrics = Metrics()
         self.kernel_limiter = KernelLimiter(self._service_limits.max_kernels)
+        self.public_requests = PublicRequests()
         self.context = ServiceContext(
             host=cast(KernelHost, self.host),
             store=self.store,
@@ -138,6 +140,7 @@ class Services:
             limits=self._limits,
             mounts=Mounts(self._offered_mounts, cast(KernelHost, self.host)),
             metrics=self.metrics,
+            public_requests=self.public_requests,
         )
         self.sessions = SessionService(self.context)
         self._stack.push_async_callback(self.sessions.aclose)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
+from functools import partial
 
 import pytest
 
@@ -12,31 +13,55 @@ from era_kernels.services.proxies import Proxies, host_label
 from tests.services.service_fixture import Services
 
 
+def hold(proxies: Proxies, session_id: str) -> AbstractContextManager[None]:
+    return proxies.hold(session_id, lambda: None, has_token=False)
+
+
 async def test_capacity(services: Services) -> None:
     """One session has half of all requests; a place is free again at the end of its request."""
-    proxies = Proxies(services.sessions, 4)
+    proxies = Proxies(services.sessions, services.public_requests, 4)
     with ExitStack() as stack:
         for name in ("a", "a", "b"):
-            stack.enter_context(proxies.hold(name))
-        with pytest.raises(AtCapacity), proxies.hold("a"):
+            stack.enter_context(hold(proxies, name))
+        with pytest.raises(AtCapacity), hold(proxies, "a"):
             pass
-        stack.enter_context(proxies.hold("b"))
-        with pytest.raises(AtCapacity), proxies.hold("c"):
+        stack.enter_context(hold(proxies, "b"))
+        with pytest.raises(AtCapacity), hold(proxies, "c"):
             pass
-    with proxies.hold("a"), proxies.hold("a"), proxies.hold("c"):
+    with hold(proxies, "a"), hold(proxies, "a"), hold(proxies, "c"):
         pass
 
 
 async def test_access(services: Services) -> None:
     """Who has no token is refused where the session is not public, whatever listens."""
     await services.create(allow_public=False)
-    proxies = Proxies(services.sessions)
+    proxies = Proxies(services.sessions, services.public_requests)
     with pytest.raises(Forbidden):
         await proxies.dial("s1", 80, has_token=False)
     assert await proxies.dial("s1", 80, has_token=True) is None
     with pytest.raises(SessionNotFound):
         await proxies.dial("none", 80, has_token=True)
     assert await proxies.listening("s1") == []
+
+
+async def test_close_to_the_public(services: Services) -> None:
+    """A session that is public no more ends the requests without a token that are under way."""
+    closed: list[str] = []
+    proxies = Proxies(services.sessions, services.public_requests)
+    for name in ("s1", "s2"):
+        await services.create(name, allow_public=True)
+    with ExitStack() as stack:
+        for session_id, name, has_token in (
+            ("s1", "a", False), ("s1", "b", True), ("s1", "c", False), ("s2", "d", False),
+        ):  # fmt: skip
+            one = proxies.hold(session_id, partial(closed.append, name), has_token=has_token)
+            stack.enter_context(one)
+        await services.sessions.update("s1", metadata={"a": "b"})
+        assert closed == []
+        await services.sessions.update("s1", allow_public=False)
+        assert closed == ["a", "c"]
+    await services.sessions.update("s2", allow_public=False)
+    assert closed == ["a", "c"]
 
 
 @pytest.mark.parametrize("session_id", ["a-1", "x" * 50])
@@ -54,7 +79,7 @@ def test_digests_in_names(session_id: str) -> None:
 
 async def test_find_id(services: Services) -> None:
     """A session is found by its label, also one that was made after the last search."""
-    proxies = Proxies(services.sessions)
+    proxies = Proxies(services.sessions, services.public_requests)
     await services.create()
     assert await proxies.find_id("s1") == "s1"
     for name in ("One.1", "Two.2"):

@@ -13,7 +13,7 @@ import dataclasses
 import socket
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime
 from typing import Any
@@ -47,6 +47,7 @@ from era_kernels.models import (
     InputRequest,
     InterruptStep,
     Isolation,
+    Link,
     ListeningPort,
     LoggedEvent,
     NewSession,
@@ -544,7 +545,9 @@ class FakeProxies:
     async def find_code(self, session_id: str) -> str | None:
         return None
 
-    def hold(self, session_id: str) -> AbstractContextManager[None]:
+    def hold(
+        self, session_id: str, close: Callable[[], object], *, has_token: bool
+    ) -> AbstractContextManager[None]:
         return nullcontext()
 
     async def dial(self, session_id: str, port: int, *, has_token: bool) -> socket.socket | None:
@@ -559,6 +562,28 @@ class FakeProxies:
         connection = socket.create_connection(("127.0.0.1", place))
         connection.setblocking(False)
         return connection
+
+
+class FakeLinkStore:
+    """What the service of links uses of `LinkStore`."""
+
+    def __init__(self) -> None:
+        self.links: dict[bytes, Link] = {}
+
+    async def create(self, link: Link, digest: bytes) -> None:
+        self.links[digest] = link
+
+    async def find(self, digest: bytes) -> Link | None:
+        return self.links.get(digest)
+
+    async def list_links(self, directory: str) -> list[Link]:
+        return list(self.links.values())
+
+    async def delete(self, directory: str, link_id: str) -> bool:
+        found = [digest for digest, link in self.links.items() if link.id == link_id]
+        for digest in found:
+            del self.links[digest]
+        return bool(found)
 
 
 class FakeStoredCodeService:

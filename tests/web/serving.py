@@ -19,6 +19,7 @@ from typing import Any
 import httpx
 
 from era_kernels.models import StorageQuotas
+from era_kernels.services.links import LinkService
 from era_kernels.services.session_logs import SessionLogs
 from era_kernels.storage.d1.store import D1Store
 from era_kernels.storage.database import Database
@@ -37,6 +38,7 @@ from tests.web.fakes import (
     FakeFileService,
     FakeIdempotentRuns,
     FakeInspectionService,
+    FakeLinkStore,
     FakeProxies,
     FakeServerInfo,
     FakeSessionService,
@@ -72,6 +74,7 @@ class ServerUnderTest:
     codes: FakeStoredCodeService
     inspection: FakeInspectionService
     proxies: FakeProxies
+    links: FakeLinkStore
     logs: SessionLogs
     context: HandlerContext
     objects: R2Store
@@ -129,7 +132,7 @@ def run_server(
         executions, files = FakeExecutionService(sessions), FakeFileService(sessions)
         codes = FakeStoredCodeService(sessions)
         insights = FakeInspectionService(sessions)
-        proxies = FakeProxies(sessions)
+        proxies, links = FakeProxies(sessions), FakeLinkStore()
         logs = SessionLogs(SessionLogStore(Path(directory)))
         database = await Database.open(Path(directory) / "era.db", MIGRATIONS)
         kv = KVStore(database, StorageQuotas(), MAX_KV_VALUE)
@@ -157,6 +160,7 @@ def run_server(
             files=files,  # type: ignore[arg-type]
             idempotent_runs=FakeIdempotentRuns(sessions),  # type: ignore[arg-type]
             inspection=insights,  # type: ignore[arg-type]
+            links=LinkService(sessions, links),  # type: ignore[arg-type]
             logs=logs,
             proxies=proxies,  # type: ignore[arg-type]
             request_handlers=proxies,  # type: ignore[arg-type]
@@ -165,8 +169,8 @@ def run_server(
         application = make_application(services, context)
         server = WebServer.open(application, context, "127.0.0.1", 0, **options)
         loop = asyncio.get_running_loop()
-        fakes = [sessions, executions, status, files, codes, insights, proxies, logs, context]
-        fakes += [objects, loop]
+        fakes = [sessions, executions, status, files, codes, insights, proxies, links]
+        fakes += [logs, context, objects, loop]
         ready.extend([server.url, fakes, loop, stop])
         started.set()
         await stop.wait()

@@ -20,11 +20,18 @@ from era_kernels.web.d1 import SqlStatement
 from era_kernels.web.duplicate import DuplicateSession
 from era_kernels.web.execute import ExecuteRequest
 from era_kernels.web.kv import PutValue
+from era_kernels.web.links import CreateLink
 from era_kernels.web.operations import Media, Operation, Route
 from era_kernels.web.r2 import PutObject
 from era_kernels.web.requests import ID_PATTERN, RequestModel, validate
 from era_kernels.web.responses import ErrorAnswer
-from era_kernels.web.routes import Services, make_resource_routes, make_routes, make_storage_routes
+from era_kernels.web.routes import (
+    Services,
+    make_resource_routes,
+    make_routes,
+    make_served_routes,
+    make_storage_routes,
+)
 from era_kernels.web.runs import RunRequest
 from era_kernels.web.sessions import ChangeSession, CreateSession
 from tests.web.fakes import (
@@ -39,6 +46,7 @@ from tests.web.fakes import (
     FakeStoredCodeService,
 )
 from tests.web.serving import ServerUnderTest
+from tests.web.test_proxy import PORT, program
 
 _SESSIONS = FakeSessionService()
 ROUTES: list[Route] = make_routes(
@@ -50,12 +58,14 @@ ROUTES: list[Route] = make_routes(
         files=FakeFileService(_SESSIONS),  # type: ignore[arg-type]
         idempotent_runs=FakeIdempotentRuns(_SESSIONS),  # type: ignore[arg-type]
         inspection=FakeInspectionService(_SESSIONS),  # type: ignore[arg-type]
+        links=None,  # type: ignore[arg-type]
         logs=None,  # type: ignore[arg-type]
         proxies=FakeProxies(_SESSIONS),  # type: ignore[arg-type]
         request_handlers=FakeProxies(_SESSIONS),  # type: ignore[arg-type]
         resources=None,  # type: ignore[arg-type]
     )
 )
+ROUTES += make_served_routes()
 ROUTES += make_resource_routes(None)  # type: ignore[arg-type]
 ROUTES += make_storage_routes(ResourceStores(None, None, None, None))  # type: ignore[arg-type]
 OPERATIONS: dict[tuple[str, str], Operation] = {
@@ -70,6 +80,9 @@ EXECUTE = "/api/execute"
 EXECUTION = "/api/sessions/{id}/executions/{execution_id}"
 KV = "/api/storage/kv/{namespace}"
 FILES = "/api/sessions/{id}/files"
+LINKS = "/api/sessions/{id}/links"
+PROXY = "/proxy/{id}/{port}/{path}"
+LINK = "/link/{secret}/{path}"
 D1 = "/api/storage/d1/{namespace}"
 R2 = "/api/storage/r2/{namespace}"
 
@@ -124,7 +137,9 @@ def test_path_parameters(document: dict[str, Any]) -> None:
         assert [one["name"] for one in shown] == re.findall(r"\{(\w+)\}", path)
         for one in shown:
             pattern = NAMESPACE_PATTERN if one["name"] == "namespace" else ID_PATTERN
-            if one["name"] not in ("path", "key"):
+            if one["name"] == "port":
+                assert one["schema"] == {"type": "integer", "minimum": 1, "maximum": 65535}
+            elif one["name"] not in ("path", "key"):
                 assert one["schema"]["pattern"] == f"^{pattern.pattern}$"
         if path.endswith(("{path}", "{key}")):
             assert shown[-1]["schema"] == {"type": "string", "minLength": 1}
@@ -174,7 +189,7 @@ def test_phrases_of_the_contract(document: dict[str, Any]) -> None:
 
 MODELS = [
     ExecuteRequest, RunRequest, CreateSession, ChangeSession, DuplicateSession, PutCode, PutValue,
-    SqlStatement, PutObject,
+    SqlStatement, PutObject, CreateLink,
 ]  # fmt: skip
 
 
@@ -283,6 +298,36 @@ def interrupting_session(server: ServerUnderTest) -> httpx.Response:
     return server.http.post("/api/sessions/s1/interrupt")
 
 
+def linking(method: str) -> Ask:
+    """A request by a link to a file."""
+
+    def ask(server: ServerUnderTest) -> httpx.Response:
+        made = server.http.post(LINKS.format(id="s1"), json={"path": "made", "method": method})
+        return server.http.request(method, made.json()["url"], content=b"bytes")
+
+    return ask
+
+
+def reaching(server: ServerUnderTest) -> httpx.Response:
+    """A request to what listens on a port."""
+    answer = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 2\r\n\r\nok"
+    with program(server, answer):
+        return server.http.get(PROXY.format(id="s1", port=PORT, path="a"))
+
+
+def revoking(server: ServerUnderTest) -> httpx.Response:
+    """Only what is there can be revoked."""
+    made = server.http.post(LINKS.format(id="s1"), json={"port": 8000}).json()
+    return server.http.delete(f"{LINKS.format(id='s1')}/{made['id']}")
+
+
+def listing(server: ServerUnderTest) -> httpx.Response:
+    """A list of links of both kinds."""
+    for target in ({"port": 8000}, {"path": "made"}):
+        server.http.post(LINKS.format(id="s1"), json=target)
+    return server.http.get(LINKS.format(id="s1"))
+
+
 CASES = [
     case("POST", EXECUTE, 200, PROGRAM),
     case("POST", EXECUTE, 200, {**PROGRAM, "code": "die 9"}, "death"),
@@ -322,6 +367,12 @@ CASES = [
     case("GET", "/api/sessions/{id}/log", 200),
     case("GET", "/api/sessions/{id}/host", 200, query="?port=8000"),
     case("GET", "/api/sessions/{id}/ports", 200),
+    case("POST", LINKS, 201, {"path": "made", "method": "GET", "ttl": 5}),
+    pytest.param("GET", LINKS, 200, listing, id="links 200"),
+    pytest.param("DELETE", f"{LINKS}/{{link_id}}", 200, revoking, id="revoke 200"),
+    pytest.param("GET", LINK, 200, linking("GET"), id="GET link 200"),
+    pytest.param("PUT", LINK, 200, linking("PUT"), id="PUT link 200"),
+    pytest.param("GET", PROXY, 200, reaching, id="GET proxy 200"),
     case("GET", FILES, 200),
     case("GET", f"{FILES}/{{path}}", 200),
     case("PUT", f"{FILES}/{{path}}", 200, {"any": "body"}),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 import time
@@ -517,7 +518,7 @@ def test_who_is_refused_holds_no_place(
     held = []
 
     @contextmanager
-    def hold(session_id: str) -> Iterator[None]:
+    def hold(session_id: str, close: object, *, has_token: bool) -> Iterator[None]:
         held.append(session_id)
         yield
         held.remove(session_id)
@@ -662,6 +663,23 @@ def test_websocket(server: ServerUnderTest, place: str) -> None:
     assert eventually(lambda: not server.context.active_handlers)
     assert not server.context.proxy_turns.members
     assert server.sessions.active_touches["s1"] == 0
+
+
+def test_a_websocket_with_half_a_body(server: ServerUnderTest, place: str) -> None:
+    """A client that leaves before the end of its body leaves nothing that waits for the rest."""
+
+    def relays() -> int:
+        tasks = asyncio.all_tasks(server.loop)
+        return sum("_relay_or_fail" in str(task.get_coro()) for task in tasks)
+
+    with program(server, switch_and_echo) as served:
+        with socket.create_connection(("127.0.0.1", server.port)) as one:
+            head = f"GET {place}/ws HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\n"
+            one.sendall(f"{head}Connection: Upgrade\r\nContent-Length: 9\r\n\r\nhalf".encode())
+            assert eventually(lambda: bool(served.heads) and relays() == 1)
+            time.sleep(0.2)  # the program has answered
+        assert eventually(lambda: relays() == 0)
+        assert eventually(lambda: served.closed == 1)
 
 
 def test_the_last_word(server: ServerUnderTest, place: str) -> None:

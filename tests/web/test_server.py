@@ -215,6 +215,7 @@ def test_port_in_use() -> None:
         files=FakeFileService(sessions),  # type: ignore[arg-type]
         idempotent_runs=FakeIdempotentRuns(sessions),  # type: ignore[arg-type]
         inspection=None,  # type: ignore[arg-type]
+        links=None,  # type: ignore[arg-type]
         logs=None,  # type: ignore[arg-type]
         proxies=None,  # type: ignore[arg-type]
         request_handlers=None,  # type: ignore[arg-type]

@@ -122,6 +122,8 @@ class LiveSession:
         """
         update = self._workspace.update_data if "data" in changes else self._state.update
         await update(**changes)
+        if not self.session.allow_public:
+            self._context.public_requests.close(self.session.id)
         machine = self._session_machine.find()
         if machine is not None:
             machine.services.recheck_internet()
