@@ -370,7 +370,7 @@ class SessionService:
     def _view(self, session: Session) -> SessionView:
         live = self._live.get(session.id)
         status = SessionStatus.STOPPED if live is None else live.status
-        return SessionView(session, status, self._context.host.isolation)
+        return SessionView(session, status, self._context.isolation_of(session))
 
     def _check_open(self) -> None:
         if self._is_closing:
