@@ -115,20 +115,21 @@ async def check_changes(host: Host, **changes: object) -> None:
         check_internet(host)
 
 
-def check_run_env(submission: Submission | ExecSubmission, kernelspec: Kernelspec) -> None:
-    """Raises InvalidRequest for variables of a run on a kernel that cannot take any."""
-    if isinstance(submission, Submission) and submission.env and not kernelspec.fence:
+async def check_submission(submission: Submission | ExecSubmission, kernelspec: Kernelspec) -> None:
+    """Raises InvalidRequest for variables of a run on a kernel that cannot take any.
+
+    Raises TooLarge for an `update_data` that is too large, whatever it is merged into.
+    """
+    if not isinstance(submission, Submission):
+        return
+    if submission.env and not kernelspec.fence:
         rule = f"cannot be given to a run: the kernel {kernelspec.name} takes none"
         raise InvalidRequest(
             f"`env` {rule}.",
             details=[{"field": "env", "problem": rule}],
             hint="Set them in the code, or run a program beside the kernel with POST …/exec.",
         )
-
-
-async def check_update_data(submission: Submission | ExecSubmission) -> None:
-    """Raises TooLarge for an `update_data` that is too large, whatever it is merged into."""
-    if isinstance(submission, Submission) and submission.update_data:
+    if submission.update_data:
         await check_json_size(submission.update_data, "data")
 
 

@@ -42,6 +42,9 @@ class SandboxSpec:
     shm: int = 0  # bytes
     rlimits: Mapping[str, int] = field(default_factory=dict)  # names of `resource` → value
     cgroup_procs: Sequence[str] = ()  # `cgroup.procs` files of the sandbox's control groups
+    # The uid of whoever may serve the network namespace, which is root's otherwise; no session's.
+    network_uid: int | None = None
+    resolvers: Sequence[str] = ()  # addresses that programs ask for names
 
     @property
     def has_namespaces(self) -> bool:
@@ -63,3 +66,23 @@ class SandboxSpec:
     def from_json(cls, spec: JsonObject) -> Self:
         """Returns the spec that `to_json` wrote."""
         return cls(**{**spec, "kind": IsolationKind(spec["kind"])})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutboundSpec:
+    """Describes the way out of one sandbox's network, by pasta."""
+
+    pasta: str  # the path of the program
+    uid: int | None  # of root's server: the uid that pasta gets
+    cgroup_procs: Sequence[str] = ()  # as those of the sandbox
+    rules: Sequence[tuple[str, int, bool]] = ()  # as in `linux/nftables.py`
+    families: Sequence[int] = ()  # of addresses that the host reaches others by
+
+    def to_json(self) -> JsonObject:
+        """Returns the spec as JSON for the control socket."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, spec: JsonObject) -> Self:
+        """Returns the spec that `to_json` wrote."""
+        return cls(**spec)

@@ -132,6 +132,27 @@ class LimitMonitor:
         return [(one, why) for one, why in found if why is not None]
 
 
+class Monitoring:
+    """Has one sandbox checked while its processes run; without a monitor does nothing."""
+
+    def __init__(self, monitor: LimitMonitor | None) -> None:
+        self._monitor = monitor
+        self._sandbox: MonitoredSandbox | None = None
+
+    def start(
+        self, make_sandbox: Callable[[], MonitoredSandbox], on_exceeded: Callable[[str], None]
+    ) -> None:
+        """Begins; `on_exceeded` is called with a message about the limit."""
+        if self._monitor is not None:
+            self._sandbox = make_sandbox()
+            self._monitor.add(self._sandbox, on_exceeded)
+
+    def stop(self) -> None:
+        """Ends the checks; a second call is fine."""
+        if self._monitor is not None and self._sandbox is not None:
+            self._monitor.discard(self._sandbox)
+
+
 def describe_oom(max_bytes: int) -> str:
     """Returns the cause of an end by the memory limit."""
     return f"out of memory at {max_bytes // MIB} MB"

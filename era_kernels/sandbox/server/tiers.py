@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from era_kernels.models import UNSANDBOXED_TIER, Isolation, Limits, Network, SessionPaths
+from era_kernels.models.internet import PROXY_ONLY
 from era_kernels.sandbox.init import rootfs
 from era_kernels.sandbox.init.spec import IsolationKind, SandboxSpec
 from era_kernels.sandbox.linux import landlock, seccomp
@@ -48,10 +49,6 @@ _LANDLOCK_SHORTCOMINGS = (
     "network: there is none at all, not even of the session's own",
     "files: /tmp and /dev/shm are closed, TMPDIR is the session's own",
     "sockets: those that the host's services have as files can be reached where modes allow it",
-)
-_PROXY_ONLY = (
-    "network: the internet, where a session has access, is reached by the HTTP proxy alone, "
-    "by no UDP and no DNS"
 )
 _SHARED_UID_SHORTCOMINGS = (
     "users: all sessions have the server's uid, and share what Linux counts or limits by user",
@@ -96,15 +93,18 @@ class IsolationProfile:
     notes: tuple[str, ...] = ()  # what is missing of this tier on this host
     cgroup_limits: frozenset[str] = frozenset()  # limits that control groups enforce
     per_session_uid: bool = False  # without namespaces: each session has its own uid all the same
+    outbound_problem: str | None = None  # why packets have no way out by pasta
 
     @property
     def isolation(self) -> Isolation:
         """The tier and its gaps, as the API reports them."""
         if self.spec.kind is IsolationKind.NONE:
             return UNSANDBOXED
-        gaps = {
-            1: (_PROXY_ONLY,),
-            2: (_PROXY_ONLY, "processes: names of the container's are visible"),
+        why = self.outbound_problem
+        proxy_only = () if why is None else (f"{PROXY_ONLY}: {why}",)
+        gaps: dict[int, tuple[str, ...]] = {
+            1: proxy_only,
+            2: (*proxy_only, "processes: names of the container's are visible"),
             3: _LANDLOCK_SHORTCOMINGS,
         }
         if self.shares_uid:
@@ -200,6 +200,18 @@ class IsolationProfile:
             shm=limits.shm or DEFAULT_TMP_BYTES,
             rlimits=dict(_rlimits(limits, self, min_reserved)),
         )
+
+
+def with_outbound(
+    profile: IsolationProfile, uid: int, resolvers: Sequence[str]
+) -> IsolationProfile:
+    """Returns the same isolation, with networks that pasta can serve.
+
+    Root's server gives pasta `uid`; `resolvers` are what programs ask for names.
+    """
+    network_uid = uid if profile.spec.kind is IsolationKind.ROOT else None
+    spec = replace(profile.spec, network_uid=network_uid, resolvers=tuple(resolvers))
+    return replace(profile, spec=spec, outbound_problem=None)
 
 
 def candidate_profiles(policy: IsolationPolicy) -> Iterator[IsolationProfile]:
