@@ -58,10 +58,14 @@ class ServiceContext:
         return self.default_storage if session.storage is None else session.storage
 
     def internet_access_of(self, session: Session) -> InternetAccess:
-        """Returns what a session's code may reach of the internet."""
+        """Returns what a session's code may reach of the internet.
+
+        The operator may have taken away what the session was given.
+        """
         bounds = (self.allow_hosts, session.allow_hosts)
         hosts = tuple(patterns for patterns in bounds if patterns is not None)
-        return InternetAccess(session.allow_internet, hosts)
+        is_on = session.allow_internet and self.service_limits.allow_internet
+        return InternetAccess(is_on, hosts)
 
     def isolation_of(self, session: Session) -> Isolation:
         """Returns the isolation of a session, with what is missing of it at this moment."""

@@ -10,6 +10,7 @@ from typing import Protocol
 from era_kernels.concurrency.cooperative import Stepwise, run_cooperatively
 from era_kernels.errors import (
     Conflict,
+    Forbidden,
     InvalidId,
     InvalidRequest,
     NotEnforceable,
@@ -52,6 +53,7 @@ class ServiceLimits:
     max_execution_output: int
     max_workspace: int
     public_by_default: bool
+    allow_internet: bool  # callers may give sessions internet access
 
     def run_timeout(
         self, submission: Submission | ExecSubmission, session_default: float | None
@@ -87,6 +89,14 @@ class ServiceLimits:
         """Raises InvalidRequest unless 0 < seconds ≤ `max_timeout`."""
         if not 0 < seconds <= self.max_timeout:
             raise _timeout_error(name, seconds, f"must be above 0 and at most {self.max_timeout:g}")
+
+    def check_internet(self, **changes: object) -> None:
+        """Raises Forbidden for internet access that the operator gives to no session."""
+        if changes.get("allow_internet") and not self.allow_internet:
+            raise Forbidden(
+                "This server gives no session internet access.",
+                hint="Its operator decides that, with the setting allow_internet.",
+            )
 
 
 def _timeout_error(name: str, seconds: float, rule: str) -> InvalidRequest:

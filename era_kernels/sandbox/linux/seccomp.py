@@ -48,7 +48,7 @@ DENIED_SYSCALLS = (
     "settimeofday", "clock_settime", "clock_adjtime", "sethostname", "setdomainname", "vhangup",
     "open_tree_attr", "statmount", "listmount", "process_vm_readv", "process_vm_writev",
     "process_madvise", "pidfd_getfd", "kcmp", "move_pages", "migrate_pages", "modify_ldt",
-    "memfd_secret",
+    "memfd_secret", "listns",
 )  # fmt: skip
 # Where Linux has no IPC namespace for the session these objects are the host's, and outlive it.
 IPC_SYSCALLS = (
@@ -65,8 +65,8 @@ NEW_SYSCALLS = {
     "io_uring_setup": 425, "io_uring_enter": 426, "io_uring_register": 427, "open_tree": 428,
     "move_mount": 429, "fsopen": 430, "fsconfig": 431, "fsmount": 432, "fspick": 433,
     "clone3": 435, "pidfd_getfd": 438, "process_madvise": 440, "mount_setattr": 442,
-    "quotactl_fd": 443, "memfd_secret": 447, "statmount": 457, "listmount": 458,
-    "open_tree_attr": 467,
+    "quotactl_fd": 443, "landlock_create_ruleset": 444, "memfd_secret": 447, "statmount": 457,
+    "listmount": 458, "open_tree_attr": 467, "file_setattr": 469, "listns": 470,
 }  # fmt: skip
 # Denied with ENOSYS, as by an older kernel: libraries fall back to allowed calls. (The flags of
 # clone3 are behind a pointer, which a filter cannot follow.)
@@ -237,9 +237,9 @@ class _FilterBuilder:
 
     def _deny(self, name: str, number: int, *comparisons: tuple[int, int, int, int]) -> None:
         syscall = self._library.seccomp_syscall_resolve_name(name.encode())
-        if syscall == _UNKNOWN:  # in this version of libseccomp, or on this architecture
+        if syscall == _UNKNOWN:  # in this version of libseccomp
             if name not in NEW_SYSCALLS:
-                return
+                raise OSError(errno.ENOSYS, f"libseccomp does not know the system call {name}")
             syscall = NEW_SYSCALLS[name]
         array = (_Comparison * len(comparisons))(*(_Comparison(*one) for one in comparisons))
         result = self._library.seccomp_rule_add_array(

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from era_kernels.models import Limits
+from era_kernels.models import MIB, Limits
 from era_kernels.own_cgroups import SELF, own_cgroups, read_or_empty
 from era_kernels.sandbox.linux.cgroup import CGROUP_PROCS
 
@@ -24,6 +24,13 @@ SERVER_LEAF = "server.era"
 
 # Controller → the limit that it enforces.
 LIMIT_BY_CONTROLLER = {"memory": "memory", "pids": "processes", "cpu": "cpu"}
+# Bounds what TCP and UDP hold of bytes that nobody has read. Version 1 counts them apart, and only
+# where they are bounded; version 2 counts them with the rest. Without a bound a session takes as
+# much as the whole host may have (net.ipv4.tcp_mem), and connections of everybody stall: so the
+# share of all sessions is below that, which is a sixteenth of the host's memory at first.
+SOCKET_MEMORY_V1 = "memory.kmem.tcp.limit_in_bytes?"
+SOCKET_SHARE, ALL_SOCKETS_SHARE = 4, 20  # parts of the memory of one session, and of all
+MIN_SOCKET_MEMORY = 16 * MIB
 ControlFiles = Mapping[str, str]
 
 
@@ -44,7 +51,11 @@ def _control_files(controller: str, version: int, limits: Limits) -> ControlFile
     if controller == "memory" and limits.memory is not None:
         size = str(limits.memory)
         if version == 1:  # the second bounds memory and swap together
-            return {"memory.limit_in_bytes": size, "memory.memsw.limit_in_bytes?": size}
+            return {
+                "memory.limit_in_bytes": size,
+                "memory.memsw.limit_in_bytes?": size,
+                SOCKET_MEMORY_V1: str(max(MIN_SOCKET_MEMORY, limits.memory // SOCKET_SHARE)),
+            }
         return {"memory.max": size, "memory.swap.max?": "0", "memory.oom.group?": "1"}
     if controller == "pids" and limits.processes is not None:
         return {"pids.max": str(limits.processes + INIT_PROCESSES)}
@@ -69,6 +80,7 @@ def server_control_files(version: int, max_bytes: int) -> ControlFiles:
             "memory.use_hierarchy?": "1",
             "memory.limit_in_bytes": size,
             "memory.memsw.limit_in_bytes?": size,
+            SOCKET_MEMORY_V1: str(max(MIN_SOCKET_MEMORY, max_bytes // ALL_SOCKETS_SHARE)),
         }
     return {"memory.max": size, "memory.swap.max?": "0"}
 
