@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 from era_kernels.kernels.kernelspecs import Kernelspec
 from era_kernels.kernels.machine import KernelHost
@@ -28,6 +28,8 @@ from era_kernels.storage.files import FileStore
 from era_kernels.storage.sessions import SessionStore
 from era_kernels.storage.stored_code import CodeStore
 from era_kernels.storage.workspaces import Workspaces
+
+_LIMITS = tuple(field.name for field in fields(Limits))
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +89,8 @@ class ServiceContext:
     def enforced_limits(self, session: Session) -> SessionLimits:
         """Returns the limits that keep a session's processes from something on this host."""
         enforceable = self.host.enforceable
-        limits = asdict(self.limits_for(session))
-        enforced = {name: limit for name, limit in limits.items() if name in enforceable}
+        limits = self.limits_for(session)
+        enforced = {name: getattr(limits, name) for name in _LIMITS if name in enforceable}
         return SessionLimits(Limits(**enforced), session.limits)
 
     def paths_for(self, session: Session) -> SessionPaths:
