@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 
 from era_kernels.kernels.machine import KernelHost, Machine
 from era_kernels.models import (
@@ -30,6 +30,8 @@ from era_kernels.storage.files import FileStore
 from era_kernels.storage.sessions import SessionStore
 from era_kernels.storage.stored_code import CodeStore
 from era_kernels.storage.workspaces import Workspaces
+
+_LIMITS = tuple(one.name for one in fields(Limits))
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +99,8 @@ class ServiceContext:
     def enforced_limits(self, session: Session) -> SessionLimits:
         """Returns the limits that keep a session's processes from something on this host."""
         enforceable = self.host.enforceable
-        limits = asdict(self.limits_for(session))
-        enforced = {name: limit for name, limit in limits.items() if name in enforceable}
+        limits = self.limits_for(session)
+        enforced = {name: getattr(limits, name) for name in _LIMITS if name in enforceable}
         return SessionLimits(Limits(**enforced), session.limits)
 
     def paths_for(self, session: Session) -> SessionPaths:

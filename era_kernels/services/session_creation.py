@@ -126,5 +126,5 @@ class SessionCreator:
         except BaseException:
             await self._context.workspaces.remove(directory)
             raise
-        await self._context.workspaces.unfinished.keep(directory)
+        self._context.workspaces.unfinished.keep_soon(directory)
         return session

@@ -119,7 +119,7 @@ async def check_changes(host: Host, **changes: object) -> None:
     """Checks new values of a session's fields. Raises TooLarge, NotEnforceable."""
     for name in ("data", "metadata"):
         value = changes.get(name)
-        if value is not None:
+        if value:
             await check_json_size(value, name)
     if changes.get("allow_internet") or changes.get("allow_hosts") is not None:
         check_internet(host)

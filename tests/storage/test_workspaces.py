@@ -96,8 +96,8 @@ async def test_a_new_directory(tmp_path: Path) -> None:
         )
         parts = {"workspace", "packages", "executions", "state", "cache"}
         assert {path.name for path in home.iterdir()} == parts | {"unfinished"}
-        await simulator.workspaces.unfinished.keep(simulator.directory)
-        assert {path.name for path in home.iterdir()} == parts
+        simulator.workspaces.unfinished.keep_soon(simulator.directory)
+        assert wait_until(lambda: {path.name for path in home.iterdir()} == parts)
         assert {path.stat().st_mode & 0o777 for path in [home, *home.iterdir()]} == {0o700}
         assert len({await simulator.workspaces.create() for _ in range(20)}) == 20
 

@@ -19,7 +19,9 @@ log = logging.getLogger(__name__)
 LOOK_INTERVAL = 5.0  # seconds between two looks at this process's memory
 GROWTH_BYTES = 24 * 1024 * 1024  # bytes more than after the last time that make it worth while
 CALM_BYTES = 8 * 1024 * 1024  # bytes more than at the last look: a flood is under way
-LARGE_BLOCK = 1024 * 1024  # bytes
+# Bytes: more than an answer of 10 MB takes in one piece. Each page of a block that was returned
+# costs some microseconds when the next is made.
+LARGE_BLOCK = 16 * 1024 * 1024
 _M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # malloc.h
 MAX_HEAPS = 2  # that threads take memory from; each keeps its own free pieces
 MAX_PUT_OFF = 6  # looks for which a flood puts it off

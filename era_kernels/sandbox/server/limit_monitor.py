@@ -25,6 +25,7 @@ from era_kernels.sandbox.server.server_memory import ServerMemoryMonitor, Sessio
 log = logging.getLogger(__name__)
 
 CHECK_INTERVAL = 0.5  # seconds between two checks
+MAX_QUICK = 64  # processes of which the event loop itself asks whether they have rested
 PAUSE_FACTOR = 4  # a pause lasts at least so many times as long as the check before it
 
 
@@ -112,6 +113,11 @@ class LimitMonitor:
             if not self._sandboxes:
                 continue
             began = time.monotonic()
+            if self._process_tree.size <= MAX_QUICK and self._process_tree.have_rested(
+                [one.pid for one in self._sandboxes]
+            ):
+                pause = CHECK_INTERVAL
+                continue  # a thread would take longer to be woken
             try:
                 findings = await asyncio.to_thread(self.check_once, list(self._sandboxes))
             except Exception:  # one check that fails must not be the last

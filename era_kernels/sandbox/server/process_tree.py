@@ -61,6 +61,11 @@ class ProcessTree:
         self._is_settled = False
         self._by_init: dict[int, list[ProcStat]] = {}
 
+    @property
+    def size(self) -> int:
+        """The number of processes that `have_rested` asks for."""
+        return len(self._cpu_ns)
+
     def have_rested(self, inits: Collection[int]) -> bool:
         """Returns whether no process of these inits did anything since `by_init` (blocking).
 
@@ -106,6 +111,8 @@ class ProcessTree:
         for init in self._inits & found.keys():
             if not self._has_only_answered(found[init]):
                 self._init_stats[init] = found[init]
+            elif init in cpu_ns:  # that is no sign of something new
+                self._cpu_ns[init] = cpu_ns[init]
             self._init_faults[init] = found[init].faults
             found[init] = self._init_stats[init]
         self._is_settled = cpu_ns == self._cpu_ns
