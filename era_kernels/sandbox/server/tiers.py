@@ -129,7 +129,11 @@ class IsolationProfile:
         if self.spec.kind is IsolationKind.NONE:
             return self
         problems = tuple(f"control groups: {problem}" for problem in cgroups.problems)
-        return replace(self, cgroup_limits=cgroups.enforced_limits, notes=(*self.notes, *problems))
+        limits, spec = cgroups.enforced_limits, self.spec
+        if spec.has_namespaces and "memory" not in limits:
+            program = _seccomp_program(has_namespaces=True, has_ipc_objects=False)
+            spec = replace(spec, seccomp_program=program)
+        return replace(self, spec=spec, cgroup_limits=limits, notes=(*self.notes, *problems))
 
     @property
     def enforceable(self) -> frozenset[str]:
@@ -155,11 +159,6 @@ class IsolationProfile:
     def has_session_uids(self) -> bool:
         """True when each session gets its own uid."""
         return self.spec.kind is IsolationKind.ROOT or self.per_session_uid
-
-    @property
-    def counts_processes(self) -> bool:
-        """True when Linux counts the processes of each session by itself, for RLIMIT_NPROC."""
-        return self.spec.has_namespaces or self.per_session_uid
 
     @property
     def name(self) -> str:
@@ -279,9 +278,13 @@ def _landlock_notes(version: int) -> Iterator[str]:
         yield "processes: those of the session's user can be signalled (Linux 6.12 denies it)"
 
 
-def _seccomp_program(*, has_namespaces: bool, reads_past_modes: bool = False) -> str:
+def _seccomp_program(
+    *, has_namespaces: bool, has_ipc_objects: bool = True, reads_past_modes: bool = False
+) -> str:
     program = seccomp.export_filter(
-        has_namespaces=has_namespaces, reads_past_modes=reads_past_modes
+        has_namespaces=has_namespaces,
+        has_ipc_objects=has_ipc_objects,
+        reads_past_modes=reads_past_modes,
     )
     return "" if program is None else base64.b64encode(program).decode()
 
@@ -307,12 +310,17 @@ def _rlimits(
         reserved = max_reserved(limits.memory) if is_bounded else limits.memory
         yield "RLIMIT_DATA", max(reserved, min_reserved)
     # Elsewhere the limit would count all processes of the server's user.
-    if limits.processes is not None and profile.counts_processes:
+    if limits.processes is not None and _counts_processes(profile):
         yield "RLIMIT_NPROC", limits.processes
     if limits.open_files is not None:
         yield "RLIMIT_NOFILE", limits.open_files
     if limits.file_size is not None:
         yield "RLIMIT_FSIZE", limits.file_size
+
+
+def _counts_processes(profile: IsolationProfile) -> bool:
+    """Returns whether Linux counts the processes of each session by itself, for RLIMIT_NPROC."""
+    return profile.spec.has_namespaces or profile.per_session_uid
 
 
 def max_reserved(memory: int) -> int:
@@ -328,7 +336,10 @@ def _limit_notes(profile: IsolationProfile) -> Iterator[str]:
     """Yields how the server checks each limit that no control group enforces, if it can."""
     if "memory" not in profile.cgroup_limits:
         yield "limits: memory is polled, and bounded per process beside that"
-    if "processes" not in profile.cgroup_limits and not profile.counts_processes:
+        yield "limits: what the kernel keeps for sockets, pipes and locks of code is not counted"
+        if profile.spec.has_namespaces:
+            yield "memory: there are no System V objects and POSIX queues, which nobody would count"
+    if "processes" not in profile.cgroup_limits and not _counts_processes(profile):
         yield "limits: processes are polled"
     yield "limits: workspace is polled, a burst may pass it by what the disk takes in 50 ms"
     if "cpu" not in profile.cgroup_limits:
