@@ -51,6 +51,7 @@ DENIED_SYSCALLS = (
     "memfd_secret", "listns",
 )  # fmt: skip
 # Where Linux has no IPC namespace for the session these objects are the host's, and outlive it.
+# They are memory that no process has, which only a control group counts.
 IPC_SYSCALLS = (
     "shmget", "shmat", "shmdt", "shmctl", "semget", "semop", "semtimedop", "semctl",
     "msgget", "msgsnd", "msgrcv", "msgctl", "mq_open", "mq_unlink", "ipc",
@@ -72,9 +73,10 @@ NEW_SYSCALLS = {
 # clone3 are behind a pointer, which a filter cannot follow.)
 # A ruleset of Landlock would keep files alive (tried) that have no name and that nobody finds.
 # Contexts of asynchronous I/O have one bound for the whole host, fs.aio-max-nr.
+# A byte that vmsplice puts into a pipe keeps a page of memory, of 2 MiB, that no process has.
 ENOSYS_SYSCALLS = (
     "clone3", "io_uring_setup", "io_uring_enter", "io_uring_register", "landlock_create_ruleset",
-    "io_setup",
+    "io_setup", "vmsplice",
 )  # fmt: skip
 NAMESPACE_FLAGS = (
     CLONE_NEWTIME, CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS, CLONE_NEWIPC, CLONE_NEWUSER,
@@ -116,19 +118,22 @@ class _Comparison(ctypes.Structure):
     ]
 
 
-def export_filter(*, has_namespaces: bool, reads_past_modes: bool = False) -> bytes | None:
+def export_filter(
+    *, has_namespaces: bool, has_ipc_objects: bool = True, reads_past_modes: bool = False
+) -> bytes | None:
     """Returns the filter as a BPF program (blocking); None where libseccomp is not installed.
 
     With namespaces the session has a network, IPC objects and pids of its own, in which its init
-    is 1; else these are the host's, and the filter refuses what would reach them. Code with
-    `reads_past_modes` has CAP_DAC_READ_SEARCH. Raises OSError.
+    is 1; else these are the host's, and the filter refuses what would reach them. IPC objects it
+    refuses in any case without `has_ipc_objects`. Code with `reads_past_modes` has
+    CAP_DAC_READ_SEARCH. Raises OSError.
     """
     library = _library()
     if library is None:
         return None
     absent = (
         *ENOSYS_SYSCALLS,
-        *(() if has_namespaces else IPC_SYSCALLS),
+        *(() if has_namespaces and has_ipc_objects else IPC_SYSCALLS),
         *(WATCHING_SYSCALLS if reads_past_modes else ()),
     )
     return _FilterBuilder(library).build(has_namespaces, absent)

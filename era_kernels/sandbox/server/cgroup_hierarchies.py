@@ -19,7 +19,8 @@ from era_kernels.sandbox.linux.cgroup import CGROUP_PROCS
 CPU_PERIOD = 100_000
 MIN_CPU_QUOTA = 1000  # microseconds of a period; the kernel takes no less
 INIT_PROCESSES = 1  # processes of a sandbox beside those of the session
-# The group into which the server itself moves, since in version 2 only leaves have processes.
+# The group into which the server itself moves, since in version 2 only leaves have processes; in
+# version 1 with a random end, see `OwnCpuGroup`.
 SERVER_LEAF = "server.era"
 
 # Controller → the limit that it enforces.
@@ -98,14 +99,25 @@ def write_control_files(directory: Path, files: ControlFiles) -> None:
 def find_controllers(process: Path = SELF) -> list[Controller]:
     """Returns this host's controllers that can limit sandboxes, with our groups (blocking)."""
     groups = own_cgroups(process)
-    found = [Controller(name, 1, groups[name]) for name in LIMIT_BY_CONTROLLER if name in groups]
+    found = [
+        Controller(name, 1, _without_leaf(groups[name]))
+        for name in LIMIT_BY_CONTROLLER
+        if name in groups
+    ]
     unified = groups.get("")
     if unified is not None:
-        # A server that was started from within another server's leaf makes its groups beside it.
-        base = unified.parent if unified.name == SERVER_LEAF else unified
+        base = _without_leaf(unified)
         delegated = read_or_empty(base / "cgroup.controllers").split()
         found += [Controller(name, 2, base) for name in LIMIT_BY_CONTROLLER if name in delegated]
     return found
+
+
+def _without_leaf(group: Path) -> Path:
+    """Returns the group; for a server's leaf the one above.
+
+    A server that was started from within another server's leaf makes its groups beside it.
+    """
+    return group.parent if group.name.startswith(SERVER_LEAF) else group
 
 
 def delegate(directory: Path, controllers: Iterable[str]) -> None:

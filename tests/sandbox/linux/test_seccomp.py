@@ -34,7 +34,8 @@ NUMBERS = {
         ("migrate_pages", 256, 238), ("shmget", 29, 194), ("shmat", 30, 196), ("shmctl", 31, 195),
         ("semget", 64, 190), ("semctl", 66, 191), ("msgget", 68, 186), ("msgctl", 71, 187),
         ("mq_open", 240, 180), ("mq_unlink", 241, 181), ("socket", 41, 198),
-        ("socketpair", 53, 199), ("io_setup", 206, 0), ("prctl", 157, 167), ("ioctl", 16, 29),
+        ("socketpair", 53, 199), ("io_setup", 206, 0), ("vmsplice", 278, 75),
+        ("prctl", 157, 167), ("ioctl", 16, 29),
         *((n, k, k) for n, k in
         seccomp.NEW_SYSCALLS.items()),
     )
@@ -98,6 +99,7 @@ CASES: list[tuple[str, tuple[object, ...], int | None, int | None]] = [
     ("prlimit64", (OTHER, 99, "limits", 0), ALLOWED, EPERM),
     ("prlimit64", (0, 99, "limits", 0), ALLOWED, ALLOWED),
     ("io_setup", (1, 0), ENOSYS, ENOSYS),
+    ("vmsplice", (), ENOSYS, ENOSYS),
     ("prctl", (62, 0, 0, 0, 0), errno.EINVAL, errno.EINVAL),
     ("prctl", (ALIAS + 62, 1, 0, 0, 0), errno.EINVAL, errno.EINVAL),
     ("prctl", (3, 0, 0, 0, 0), ALLOWED, ALLOWED),  # PR_GET_DUMPABLE
