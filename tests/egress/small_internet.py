@@ -7,6 +7,7 @@ TCP and UDP on port 8000 answer `world`, and port 53 of the router knows some na
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
 import subprocess
@@ -87,6 +88,14 @@ def make() -> subprocess.Popen[str]:
     assert world.stdout.readline() == "serving\n"
     serve([("0.0.0.0", PORT), ("::", PORT)], [], b"host")
     return world
+
+
+def open_tunnels_to_all() -> None:
+    """Lets all users make tunnels, as most hosts do, in this process's mounts."""
+    directory = Path("/dev/net")
+    syscalls.mount("tmpfs", str(directory), "tmpfs")
+    os.mknod(directory / "tun", 0o020666, os.makedev(10, 200))
+    (directory / "tun").chmod(0o666)
 
 
 def add_address(address: str) -> None:

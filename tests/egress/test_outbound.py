@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from tests.egress.outbound_runner import ADDRESSES, NAMES, PACKET_WAYS
+from tests.egress.small_internet import PUBLIC, PUBLIC6
 
 ROOT = Path(__file__).parents[2]
 REACHED = "world"
@@ -110,6 +111,19 @@ def test_exceptions_of_the_operator() -> None:
     """egress_allow_cidrs opens networks to packets as to the proxy, and nothing beside them."""
     answers = results()["exceptions"]["answers"]
     assert [answer == REACHED for answer in answers] == [True, True, False, False, True] * 2
+
+
+def test_ordinary_user() -> None:
+    """The same holds for a server whose user is not root."""
+    found = results()["ordinary user"]
+    assert found.get("problem", found) is None
+    reached = {row for row, told in found["on"].items() if told == REACHED}
+    assert reached == {
+        *(f"{way}: {one}" for way in PACKET_WAYS for one in (PUBLIC, PUBLIC6)),
+        "by_name: world.example",
+    }
+    assert REACHED not in found["off"] and "host" not in found["on"].values()
+    assert found["established"] == ["ConnectionAbortedError", True]
 
 
 def test_walls_of_pasta() -> None:
