@@ -79,7 +79,7 @@ class OutboundSpec:
 
     def to_json(self) -> JsonObject:
         """Returns the spec as JSON for the control socket."""
-        return dataclasses.asdict(self)
+        return {name: getattr(self, name) for name in self.__slots__}
 
     @classmethod
     def from_json(cls, spec: JsonObject) -> Self:
