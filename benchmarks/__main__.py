@@ -27,6 +27,7 @@ from benchmarks import (
     objects,
     proxy,
     scale,
+    stops,
     storage_load,
     transport_cost,
 )
@@ -171,6 +172,7 @@ def main() -> int:
     show(kv.rows(long=long))
     show(storage_load.rows())
     show(proxy.rows())
+    show(stops.rows())
     return missed
 
 
