@@ -38,6 +38,7 @@ LISTS: dict[str, Callable[[], bytes]] = {
 }
 NAMES: dict[str, Callable[[], bytes]] = {
     "names": lambda: b"{%b}" % b",".join(b'"name%d":"a"' % n for n in range(VALUES)),
+    "names of lists": lambda: b"{%b}" % b",".join(b'"name%d":[]' % n for n in range(100_000)),
 }
 NUMBERS: dict[str, Callable[[], bytes]] = {
     "numbers": lambda: b"[%b1]" % (b"1.2345678901234567e-10," * VALUES),
@@ -45,7 +46,10 @@ NUMBERS: dict[str, Callable[[], bytes]] = {
 }
 ALL = {**TEXTS, **LISTS, **NAMES, **NUMBERS}
 TEXT_FIELD = {**TEXTS, **LISTS, **NAMES}
-OTHER_FIELD = {name: ALL[name] for name in ("a long text", "deep lists", "lists", "texts", "names")}
+OTHER_FIELD = {
+    name: ALL[name]
+    for name in ("a long text", "deep lists", "lists", "texts", "names", "names of lists")
+}
 
 
 @dataclass(frozen=True)
@@ -122,10 +126,11 @@ FIELDS = {
 }
 
 
-def _many(form: str, separator: str = "") -> str:
+def _many(form: str, separator: str = "", most: int = HEAD_BYTES) -> str:
     """Repeats a form, in which {} is a number, until the head is full."""
-    parts, size = [], 0
-    while size < HEAD_BYTES:
+    parts: list[str] = []
+    size = 0
+    while size < HEAD_BYTES and len(parts) < most:
         parts.append(form.format(len(parts)))
         size += len(parts[-1]) + len(separator)
     return separator.join(parts)
@@ -147,6 +152,7 @@ HEADS: dict[str, tuple[str, str]] = {
     "unknown parameters": (f"GET /api/sessions?{_many('n{}', '&')}", ""),
     "long unknown parameters": (f"GET /api/sessions?{_many('n{}' + 'a' * 70, '&')}", ""),
     "short parameters": (f"GET /api/sessions?{'a&' * (HEAD_BYTES // 2)}", ""),
+    "a thousand unknown parameters": (f"GET /api/sessions?{_many('n{}' + 'a' * 50, '&', 999)}", ""),
     "labels": (f"GET /api/sessions?{_many('metadata.{}=1', '&')}", ""),
     "percents": (f"GET /api/sessions?prefix={'%C3%A9' * (HEAD_BYTES // 6)}", ""),
     "parameters of run": (f"{_RUN}?raw=true&{_many('cod{}=', '&')}", _EMPTY),

@@ -13,7 +13,13 @@ import pytest
 from tests.client import Client, SessionClient
 
 UNKNOWN = "zzz_nobody_knows"
-NAMES = {"id": "warned", "namespace": "warned", "path": "warned.txt", "key": "warned"}
+NAMES = {
+    "id": "warned",
+    "namespace": "warned",
+    "path": "warned.txt",
+    "key": "warned",
+    "link_id": "warned",
+}
 # Deletes every session of the server, which other operations need.
 LEFT_FOR_LAST = ("delete", "/api/sessions")
 

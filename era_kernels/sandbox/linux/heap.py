@@ -29,7 +29,7 @@ REST_LOOKS = 4  # looks after which it is done once more: some things are let go
 # Circles are collected after so many collections of the middle generation, and before memory is
 # given back. A collection visits all values, so it waits for large bodies and messages to go.
 MIDDLE_COLLECTIONS = 200
-COLLECTED_BYTES = 4 * 1024 * 1024
+COLLECTED_BYTES = 256 * 1024  # of all together
 
 
 def resident_bytes() -> int:

@@ -17,9 +17,8 @@ TREE = """
 import os, sys, time
 if os.fork() == 0:
     if os.fork() == 0:
-        time.sleep(600)
+        print("ready", flush=True)
     time.sleep(600)
-print("ready", flush=True)
 sys.stdin.read()
 """
 
