@@ -57,6 +57,7 @@ class ExecSubmission:
     base_url: str = ""
     background: bool = False  # as of code
     cwd: str | None = None  # a directory below the workspace; None: the workspace
+    is_request: bool = False  # as of an execution
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +96,7 @@ class Execution:
     exit_code: int | None = None
     cause: str | None = None
     position: int | None = None  # in the queue, from 1; only while queued
+    is_request: bool = False  # it answers a request to stored code, perhaps of a stranger
 
 
 @dataclass(frozen=True, slots=True)

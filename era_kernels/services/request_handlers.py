@@ -69,6 +69,7 @@ class RequestHandlers:
             env=env,
             stdin=code,
             base_url=base_url,
+            is_request=True,
         )
         async with self._turn(session_id):
             execution = await self._sessions.submit(session_id, submission)

@@ -11,8 +11,12 @@ from typing import Any
 from era_kernels.models import Execution, ExecutionStatus, IdempotencyKey, JsonObject
 from era_kernels.storage.sql_values import time_from_text, time_to_text
 
-_COLUMNS = "id, session_id, code, created_at, status, started_at, finished_at, exit_code, cause"
+_COLUMNS = (
+    "id, session_id, code, created_at, status, started_at, finished_at, exit_code, cause, "
+    "is_request"
+)
 
+REQUEST_SHARE = 10  # of what is kept, one part more is kept of requests to stored code
 LISTED_CODE_BYTES = 4096  # of the code of an execution in a list
 _LISTED_COLUMNS = _COLUMNS.replace(
     " code,",
@@ -54,7 +58,7 @@ def insert(execution: Execution, directory: str, connection: sqlite3.Connection)
     connection.execute(
         f"INSERT OR IGNORE INTO executions ({_COLUMNS}, directory, size) "
         "SELECT :id, :session_id, :code, :created_at, :status, :started_at, :finished_at, "
-        ":exit_code, :cause, :directory, 0 "
+        ":exit_code, :cause, :is_request, :directory, 0 "
         "WHERE EXISTS (SELECT 1 FROM sessions WHERE directory = :directory)",
         {**_to_columns(execution), "directory": directory},
     )
@@ -146,19 +150,24 @@ def trim(
 ) -> list[str]:
     """Deletes the oldest finished rows beyond `keep` rows or `keep_bytes`; returns their ids.
 
-    The newest row always stays.
+    Requests to stored code are counted apart, with a REQUEST_SHARE of both: whoever sends them
+    must not have the caller's own runs deleted. The newest row of each kind always stays.
     """
     rows = connection.execute(
         "SELECT id FROM ("
-        "  SELECT id, status, row_number() OVER newer AS place, sum(size) OVER newer AS bytes"
+        "  SELECT id, status, is_request,"
+        "  row_number() OVER newer AS place, sum(size) OVER newer AS bytes"
         "  FROM executions WHERE session_id = :session AND directory = :directory"
-        "  WINDOW newer AS (ORDER BY created_at DESC, rowid DESC)"
-        ") WHERE place > 1 AND status = 'finished' AND (place > :keep OR bytes > :keep_bytes)",
+        "  WINDOW newer AS (PARTITION BY is_request ORDER BY created_at DESC, rowid DESC)"
+        ") WHERE place > 1 AND status = 'finished' AND (place > iif(is_request, :requests, :keep)"
+        " OR bytes > iif(is_request, :request_bytes, :keep_bytes))",
         {
             "session": session_id,
             "directory": directory,
             "keep": keep,
             "keep_bytes": keep_bytes,
+            "requests": keep // REQUEST_SHARE,
+            "request_bytes": keep_bytes // REQUEST_SHARE,
         },
     ).fetchall()
     connection.executemany("DELETE FROM executions WHERE id = ?", rows)
@@ -213,6 +222,7 @@ def _to_columns(execution: Execution) -> Mapping[str, Any]:
         "finished_at": time_to_text(execution.finished_at),
         "exit_code": execution.exit_code,
         "cause": execution.cause,
+        "is_request": execution.is_request,
     }
 
 
@@ -222,4 +232,5 @@ def _from_row(row: Any) -> Execution:
         values["code"] = values["code"].decode("utf-8", "ignore")
     for name in ("created_at", "started_at", "finished_at"):
         values[name] = time_from_text(values[name])
+    values["is_request"] = bool(values["is_request"])
     return Execution(**{**values, "status": ExecutionStatus(values["status"])})

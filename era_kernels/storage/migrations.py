@@ -254,3 +254,14 @@ def m016_links(db: Database) -> None:
     )
     db.table("links").create_index(["directory", "created_at"])
     db.table("links").create_index(["expires_at"])
+
+
+@MIGRATIONS()
+def m017_requests(db: Database) -> None:
+    """Adds which executions answered a request to stored code: others begin as many as they like.
+
+    The long column stands last.
+    """
+    executions = db.table("executions")
+    executions.add_column("is_request", int, not_null_default=0)
+    executions.transform(column_order=[name for name in executions.columns_dict if name != "code"])

@@ -9,6 +9,7 @@ from urllib.parse import unquote_to_bytes
 from era_kernels.errors import MethodNotAllowed
 from era_kernels.models import Link
 from era_kernels.services.links import FILE_SECRET, unknown_link
+from era_kernels.web import sandboxed_pages
 from era_kernels.web.access import Caller
 from era_kernels.web.base import HandlerContext
 from era_kernels.web.connections import client_of
@@ -42,6 +43,7 @@ class FileLinkHandler(FileHandler):
         self._link: Link | None = None
         self.logged_path = LOGGED_PATH
         self.set_sticky_header("Referrer-Policy", REFERRER_POLICY)
+        sandboxed_pages.allow(self)
 
     # ------------------------------------------------------------ admission
 
@@ -82,6 +84,12 @@ class FileLinkHandler(FileHandler):
             raise unknown_link()
 
     # ------------------------------------------------------------ the request
+
+    def options(self, *args: str) -> None:
+        if sandboxed_pages.is_preflight(self.request):
+            sandboxed_pages.answer_preflight(self)
+        else:
+            super().options(*args)
 
     def before_body(self) -> Awaitable[None] | None:
         return None if self.request.method == "OPTIONS" else self._enter()

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Literal, NotRequired
 from urllib.parse import quote
 
-from pydantic import ConfigDict, Field, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import ConfigDict, Field
 
+from era_kernels.errors import InvalidRequest
 from era_kernels.models import Link, LinkTarget, now, to_iso
 from era_kernels.web.base import BaseHandler, HandlerContext
 from era_kernels.web.operations import Operation
@@ -40,20 +40,21 @@ class CreateLink(RequestModel):
         DEFAULT_TTL, description="Seconds until the link expires."
     )
 
-    @model_validator(mode="after")
-    def _check_target(self) -> CreateLink:
+    def to_target(self) -> LinkTarget:
+        """Returns what the link is to open. Raises InvalidRequest."""
         if (self.path is None) == (self.port is None):
-            raise PydanticCustomError("target", "must have either a path or a port")
-        if self.path is None and self.method is not None:
-            raise PydanticCustomError("target", "has a method, which belongs to a path")
-        return self
-
-    @property
-    def target(self) -> LinkTarget:
-        """What the link is to open."""
-        if self.path is None:
-            return LinkTarget(port=self.port)
-        return LinkTarget(path=self.path, method=self.method or "GET")
+            raise InvalidRequest(
+                "`path` or `port` is required, and not both: a link opens one thing.",
+                details=[{"field": "path", "problem": "must be there where no port is"}],
+            )
+        if self.path is not None:
+            return LinkTarget(path=self.path, method=self.method or "GET")
+        if self.method is not None:
+            raise InvalidRequest(
+                "`method` belongs to a `path`: a link to a port takes any method.",
+                details=[{"field": "method", "problem": "must not be there with a port"}],
+            )
+        return LinkTarget(port=self.port)
 
 
 class LinkCreatedAnswer(ResponseModel):
@@ -110,7 +111,7 @@ class LinksHandler(BaseHandler):
 
     async def post(self, session_id: str) -> None:
         body = await self.read_body(CreateLink)
-        link, secret = await self.links.create(session_id, body.target, body.ttl)
+        link, secret = await self.links.create(session_id, body.to_target(), body.ttl)
         await self.finish_json(
             LinkCreatedAnswer(
                 id=link.id, url=self._url(link, secret), expires_at=to_iso(link.expires_at)
@@ -120,11 +121,8 @@ class LinksHandler(BaseHandler):
 
     def _url(self, link: Link, secret: str) -> str:
         """Returns the address of a link, that of a port on the port's own host if it has one."""
-        base, hosts, target = (
-            self.context.access.base_url(self.request),
-            self.context.port_hosts,
-            link.target,
-        )
+        base = self.context.access.base_url(self.request)
+        hosts, target = self.context.port_hosts, link.target
         if target.port is not None and hosts is not None:
             base = hosts.url(base, link.session_id, target.port)
         return f"{base}/link/{secret}/{quote(link_name(target), safe='')}"

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import re
+from typing import Any
+
 from tornado.web import HTTPError
 
 from era_kernels.errors import EraError, NotFound
-from era_kernels.web.base import BaseHandler
+from era_kernels.services.links import FILE_SECRET, PORT_SECRET
+from era_kernels.web.base import BaseHandler, HandlerContext
 
+_SECRET = re.compile(f"{FILE_SECRET.pattern}|{PORT_SECRET.pattern}")  # of a mistyped link
 _HINT = "GET /openapi.json tells what is, and the page /docs shows it."
 
 
 class NotFoundHandler(BaseHandler):
     """Answers 404 to a request with any method."""
+
+    def initialize(self, context: HandlerContext, *args: Any, **kwargs: Any) -> None:
+        super().initialize(context)
+        self.logged_path = _SECRET.sub("*", self.logged_path)
 
     @property
     def requires_token(self) -> bool:

@@ -17,6 +17,7 @@ from era_kernels.models.storage import NAMESPACE_PATTERN
 from era_kernels.web.answers import WARNINGS_HEADER
 from era_kernels.web.base import BaseHandler, HandlerContext
 from era_kernels.web.operations import Media, Operation, RequestHeader, Route
+from era_kernels.web.ports import MAX_PORT
 from era_kernels.web.requests import ID_PATTERN
 from era_kernels.web.responses import WARNINGS_DESCRIPTION, ErrorAnswer
 from era_kernels.web.unknown_fields import MAX_WARNING_LENGTH, MAX_WARNINGS
@@ -191,6 +192,8 @@ def _json(model: type[Any]) -> JsonObject:
 def _path_parameter(name: str) -> JsonObject:
     pattern = NAMESPACE_PATTERN if name == "namespace" else ID_PATTERN
     schema: JsonObject = {"type": "string", "pattern": f"^{pattern.pattern}$"}
+    if name == "port":
+        schema = {"type": "integer", "minimum": 1, "maximum": MAX_PORT}
     if name in ("path", "key"):  # the rest of the URL, which may hold slashes
         schema = {"type": "string", "minLength": 1}
     return {"name": name, "in": "path", "required": True, "schema": schema}

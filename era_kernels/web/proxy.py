@@ -24,15 +24,24 @@ from era_kernels.errors import (
     NothingListening,
     TooLarge,
 )
-from era_kernels.web import handler_code, headers, proxy_headers, requests
-from era_kernels.web.access import Caller, is_sandboxed
+from era_kernels.web import (
+    forwarding,
+    handler_code,
+    headers,
+    proxy_headers,
+    requests,
+    sandboxed_pages,
+)
+from era_kernels.web.access import Caller
 from era_kernels.web.base import (
     DISCARD_TIMEOUT,
     MAX_DISCARDED_BODY,
     BaseHandler,
+    ClientDisconnected,
     HandlerContext,
 )
 from era_kernels.web.connections import client_of
+from era_kernels.web.operations import Media, Operation
 from era_kernels.web.ports import MAX_PORT
 from era_kernels.web.proxy_headers import Headers, Place, to_target
 from era_kernels.web.trailers import send_trailers
@@ -54,13 +63,23 @@ ANSWER_TIMEOUT = 300.0  # seconds from the end of a request to the head of its a
 IDLE_TIMEOUT = 60.0  # seconds that the body of a request may pause
 _SWITCHING_PROTOCOLS = 101
 _PORT = re.compile(r"0*([1-9][0-9]{0,4})")
-_HEADER_NAMES = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~, -]{1,2000}")
+
+_DESCRIPTION = """\
+A request of any method, not of GET alone, is passed on to the program that listens on the port
+inside the session; so are WebSockets. Where nothing listens, the stored code answers."""
 
 
 class ProxyHandler(BaseHandler):
     """Serves a port of a session below a path of the API's host."""
 
     SUPPORTED_METHODS = METHODS
+    operations = {
+        "GET": Operation(
+            "Reach what listens on a port",
+            {200: Media("*/*", "Whatever the program answers, with any status.")},
+            description=_DESCRIPTION,
+        )
+    }
 
     def initialize(
         self, context: HandlerContext, proxies: Proxies, handlers: RequestHandlers
@@ -72,16 +91,14 @@ class ProxyHandler(BaseHandler):
         self._upstream: Upstream | None = None
         self._relay_task: asyncio.Task[None] | None = None
         self._failure: Exception | None = None  # of the relay, where no answer has begun
-        self._has_head = False  # of the answer
+        self._redirection: str | None = None  # where a browser has to go instead
         self._body_end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._idle_timer: IdleTimer | None = None
         context.proxy_turns.members.add(self)
         if self.request.method in METHODS:
             setattr(self, self.request.method.lower(), self._answer)
-        if is_sandboxed(self.request):
-            self.set_sticky_header("Access-Control-Allow-Origin", "null")
-            self.set_sticky_header("Access-Control-Expose-Headers", "*")
-            self.set_sticky_header("Vary", "Origin")
+        self.logged_path = "/proxy/*"  # programs have secrets in their paths
+        sandboxed_pages.allow(self)
         self._set_policy()
 
     def _set_policy(self) -> None:
@@ -106,39 +123,36 @@ class ProxyHandler(BaseHandler):
 
     def check_path(self) -> None:
         """Takes the path apart. Raises InvalidPath, InvalidId."""
-        _, _, session_id, port, rest = [*self.request.path.split("/", 4), "", "", ""][:5]
+        parts = self.request.path.split("/", 4)
+        _, _, session_id, port, rest = [*parts, "", "", ""][:5]
         self._session_id, found = unquote(session_id), _PORT.fullmatch(unquote(port))
         if found is None or int(found[1]) > MAX_PORT:
             raise InvalidPath("This is no path to a port of a session.", format=FORMAT)
         requests.check_id(self._session_id)
         prefix = f"/proxy/{self._session_id}/{found[1]}"
+        # Where a browser opens the port itself, relative links would lead past its path.
+        if len(parts) == 4 and forwarding.is_navigation(self.request):
+            self._redirection = f"{prefix}/"
         path = to_target(f"/{rest}")
         host, *others = self.context.access.own_hosts(self.request)
         self._place = Place(prefix, host, int(found[1]), path, tuple(filter(None, others)))
-        self.logged_path = f"{prefix}/*"  # programs have secrets in their paths
+        self.logged_path = f"{prefix}/*"
 
     @property
-    def _is_preflight(self) -> bool:
-        """True where a browser asks whether a sandboxed page may send a request."""
-        asks = "Access-Control-Request-Method" in self.request.headers
-        return self.request.method == "OPTIONS" and asks and is_sandboxed(self.request)
-
-    @property
-    def _is_upgrade(self) -> bool:
-        """True for a WebSocket; no other protocol is passed on."""
-        words = self.request.headers.get("Connection", "").lower().split(",")
-        has_word = "upgrade" in map(str.strip, words)
-        upgrade = self.request.headers.get("Upgrade", "").strip().lower()
-        return upgrade == "websocket" and has_word and self.request.method == "GET"
+    def _operation(self) -> None:
+        """Nothing is known of what programs take: no caller is warned."""
 
     # ------------------------------------------------------------ the request
 
     def before_body(self) -> Awaitable[None] | None:
-        return None if self._is_preflight else self._connect()
+        is_own = self._redirection is not None or sandboxed_pages.is_preflight(self.request)
+        return None if is_own else self._connect()
 
     async def _connect(self) -> None:
         """Connects to the program and sends it the head of the request."""
         self._session_id = await self._find_session()
+        if self.disconnected.done():
+            return
         self._session_touch.enter_context(self._hold())
         try:
             await self._find_program()
@@ -160,19 +174,20 @@ class ProxyHandler(BaseHandler):
         return cast(HTTP1Connection, self.request.connection)
 
     @property
-    def _has_token(self) -> bool:
+    def _may_enter(self) -> bool:
+        """True where the caller may reach what a session does not serve to everybody."""
         return self.context.access.has_tokens and self.caller.is_trusted
 
     def _hold(self) -> AbstractContextManager[None]:
         """Takes the place of a request; its connection ends when it may not go on."""
         close = self._connection.stream.close
-        return self._proxies.hold(self._session_id, close, has_token=self._has_token)
+        return self._proxies.hold(self._session_id, close, has_token=self._may_enter)
 
     async def _find_program(self) -> None:
         """Connects to what listens, else finds the stored code. Raises EraError."""
         await self._wait_for_turn()
-        dial = self._proxies.dial(self._session_id, self._place.port, has_token=self._has_token)
-        connection = await dial
+        port, may_enter = self._place.port, self._may_enter
+        connection = await self._proxies.dial(self._session_id, port, has_token=may_enter)
         if connection is None:
             self._code = await self._find_code()
         else:
@@ -199,27 +214,14 @@ class ProxyHandler(BaseHandler):
         if headers.has_body(self.request.headers):
             self._connection.set_body_timeout(UPLOAD_TIMEOUT)
             self._idle_timer = IdleTimer(IDLE_TIMEOUT, self.abort_connection)
-        _, mark, query = (self.request.uri or "").partition("?")
-        target = self._place.path + mark + to_target(query)
+        target = self._place.path + forwarding.query_of(self.request)
         given = self._request_headers()
         await upstream.send_head(str(self.request.method), target, given)
         self._relay_task = asyncio.create_task(self._relay_or_fail())
 
     def _request_headers(self) -> Headers:
         access, request = self.context.access, self.request
-        own = [
-            ("Host", request.host),
-            *access.forwarded_headers(request),
-            ("X-Request-Id", self.request_id),
-        ]
-        if self._place.prefix:
-            own.append(("X-Forwarded-Prefix", self._place.prefix))
-        if "Transfer-Encoding" in request.headers:
-            own.append(("Transfer-Encoding", "chunked"))
-        elif "Content-Length" in request.headers:
-            own.append(("Content-Length", str(headers.parse_content_length(request.headers))))
-        given = access.headers_without_tokens(request)
-        return proxy_headers.request_headers(given, own, is_upgrade=self._is_upgrade)
+        return forwarding.request_headers(access, request, self.request_id, self._place)
 
     def on_chunk(self, chunk: bytes) -> Awaitable[None] | None:
         return super().on_chunk(chunk) if self._upstream is None else self._send_chunk(chunk)
@@ -235,8 +237,13 @@ class ProxyHandler(BaseHandler):
 
     async def _answer(self, *args: str) -> None:
         """Waits for the answer, when the whole request is there."""
-        if self._is_preflight:
-            self._answer_preflight()
+        if self.disconnected.done():
+            raise ClientDisconnected
+        if sandboxed_pages.is_preflight(self.request):
+            sandboxed_pages.answer_preflight(self)
+            return
+        if self._redirection is not None:
+            self.redirect_to(self._redirection, 308)
             return
         if self._code is not None:
             await self._answer_by_code(self._code)
@@ -247,11 +254,18 @@ class ProxyHandler(BaseHandler):
         self._body_end.set_result(None)
         await self._upstream.end_body()
         is_done = await self.wait(self._relay_task, ANSWER_TIMEOUT)
-        if not is_done and not self._has_head:
+        if not is_done and not self._upstream.has_head:
             raise GatewayTimeout(f"The program gave no answer within {ANSWER_TIMEOUT:g} seconds.")
         await asyncio.wait([self._relay_task])
         if self._failure is not None:
             raise self._failure
+
+    def redirect_to(self, path: str, status: int) -> None:
+        """Sends the caller to a path of this host, with the same query."""
+        self.set_status(status)
+        self.clear_header("Content-Type")
+        self.set_header("Location", path + forwarding.query_of(self.request))
+        self.finish()
 
     async def _answer_by_code(self, code: str) -> None:
         """Runs the stored code, and answers with what it prints."""
@@ -263,15 +277,6 @@ class ProxyHandler(BaseHandler):
         status, given, body = await handler_code.parse_answer(result, self._place)
         self._set_head(status, "", given)
         self.finish(None if status in (204, 304) else body)
-
-    def _answer_preflight(self) -> None:
-        """Allows a sandboxed page what it asks for: it has no cookies and no tokens to send."""
-        self.set_status(204)
-        asked = self.request.headers.get("Access-Control-Request-Headers", "")
-        if _HEADER_NAMES.fullmatch(asked):
-            self.set_header("Access-Control-Allow-Headers", asked)
-        self.set_header("Access-Control-Allow-Methods", self.allowed_methods())
-        self.set_header("Access-Control-Max-Age", "600")
 
     async def _relay_or_fail(self) -> None:
         try:
@@ -291,7 +296,6 @@ class ProxyHandler(BaseHandler):
     async def _relay(self) -> None:
         assert self._upstream is not None
         status, reason, given = await self._upstream.read_head()
-        self._has_head = True
         if status == _SWITCHING_PROTOCOLS:
             await self._tunnel(given)
             return

@@ -98,7 +98,7 @@ class Place:
     """Where a port of a session is served: the host of the server, and the path before its own.
 
     `prefix` is empty where the port has a host of its own; `other_hosts` are names under which
-    callers reach the server, too.
+    callers reach the server, too. Without `has_other_ports`, callers reach none but this one.
     """
 
     prefix: str
@@ -106,6 +106,7 @@ class Place:
     port: int
     path: str  # of the request, as the program sees it
     other_hosts: tuple[str, ...] = ()
+    has_other_ports: bool = True
 
 
 def request_headers(headers: Headers, own: Headers, *, is_upgrade: bool) -> Headers:
@@ -224,7 +225,7 @@ def _authority(parts: SplitResult, scheme: str) -> tuple[str, int]:
 
 def _of_other_port(address: str, port: int | None, place: Place) -> str:
     """Returns the address of another port of the session, where paths tell ports apart."""
-    if not place.prefix:
+    if not place.prefix or not place.has_other_ports:
         return address
     prefix = f"{place.prefix.rpartition('/')[0]}/{port}"
     path = address.partition("//")[2].partition("/")[2]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from tornado.web import Application, RequestHandler
 
+from era_kernels.services.links import PORT_SECRET
 from era_kernels.web.base import BaseHandler, HandlerContext
 from era_kernels.web.code import CodeHandler
 from era_kernels.web.d1 import D1BatchHandler, D1ExecHandler, D1QueryHandler
@@ -28,13 +29,14 @@ from era_kernels.web.input import InputHandler
 from era_kernels.web.interrupt import InterruptHandler, SessionInterruptHandler
 from era_kernels.web.kv import KVHandler, KVNamespaceHandler
 from era_kernels.web.link_files import FileLinkHandler
+from era_kernels.web.link_ports import PortLinkHandler
 from era_kernels.web.links import LinkHandler, LinksHandler
 from era_kernels.web.log import LogHandler
 from era_kernels.web.metrics import MetricsHandler
 from era_kernels.web.not_found import NotFoundHandler
 from era_kernels.web.openapi import Document, OpenApiHandler
 from era_kernels.web.operations import Route
-from era_kernels.web.port_host import PortHostHandler
+from era_kernels.web.port_host import PortHostHandler, PortHostLinkHandler
 from era_kernels.web.ports import HostHandler, PortsHandler
 from era_kernels.web.proxy import ProxyHandler
 from era_kernels.web.r2 import R2NamespaceHandler, R2ObjectHandler
@@ -89,6 +91,7 @@ def make_application(services: Services, context: HandlerContext) -> Application
     storage_routes = make_storage_routes(services.resources)
     routes = [*make_routes(services), *make_resource_routes(services.resources.index)]
     for_proxy = {"proxies": services.proxies, "handlers": services.request_handlers}
+    for_links = {**for_proxy, "links": services.links}
     for_files = {"files": services.files, "links": services.links, "proxies": services.proxies}
     document = Document([*routes, *make_served_routes(), *storage_routes])
     routes = [
@@ -97,6 +100,7 @@ def make_application(services: Services, context: HandlerContext) -> Application
         Route("/openapi.json", OpenApiHandler, {"document": document}),
         Route("/proxy", ProxyHandler, for_proxy),
         Route("/proxy/{path}", ProxyHandler, for_proxy),
+        Route("/link/p{path}", PortLinkHandler, for_links),
         Route("/link/{path}", FileLinkHandler, for_files),
         Route("/", RootHandler),
         Route("/docs", DocsHandler),
@@ -104,8 +108,11 @@ def make_application(services: Services, context: HandlerContext) -> Application
     ]
     application = _application(routes, context)
     if context.port_hosts is not None:
-        dependencies = {"context": context.for_route("/proxy/{path}"), **for_proxy}
-        rules = [(".*", PortHostHandler, dependencies)]
+        dependencies = {"context": context.for_route("/proxy/{path}"), **for_links}
+        rules = [
+            (rf"/link/{PORT_SECRET.pattern}(?:/.*)?", PortHostLinkHandler, dependencies),
+            (".*", PortHostHandler, dependencies),
+        ]
         application.add_handlers(context.port_hosts.pattern, rules)
     return application
 
@@ -222,6 +229,7 @@ def make_resource_routes(index: ResourceIndex) -> list[Route]:
 def make_served_routes() -> list[Route]:
     """Returns what is served for sessions as the OpenAPI document shows it, each path once."""
     return [
+        Route("/proxy/{id}/{port}/{path}", ProxyHandler, tag="proxy"),
         Route("/link/{secret}/{path}", FileLinkHandler, tag="links"),
     ]
 

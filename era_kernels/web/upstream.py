@@ -29,6 +29,7 @@ class Upstream:
         self.stream = IOStream(connection, read_chunk_size=READ_BYTES)
         self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD)
         self.trailers: Headers = []  # that came behind the body
+        self.has_head = False  # the answer has begun
         self.has_ended = False  # the whole answer is there
 
     async def send_head(self, method: str, target: str, headers: Headers) -> None:
@@ -76,6 +77,7 @@ class Upstream:
                     (name.decode("latin1"), value.decode("latin1"))
                     for name, value in event.headers.raw_items()
                 ]
+                self.has_head = True
                 return event.status_code, event.reason.decode("latin1"), headers
         raise BadGateway("The program that listens on the port answered no HTTP.")
 

@@ -54,10 +54,10 @@ class Stores:
         return session
 
     async def create_finished_execution(
-        self, session: Session, name: str, *events: Event
+        self, session: Session, name: str, *events: Event, is_request: bool = False
     ) -> Execution:
         """Creates a finished execution of the session."""
-        execution = make_execution(session, name)
+        execution = dataclasses.replace(make_execution(session, name), is_request=is_request)
         log = await self.executions.create(execution, session.directory, LANGUAGE)
         await log.append([*events, done_event(execution)])
         execution = dataclasses.replace(

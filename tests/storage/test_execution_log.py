@@ -370,6 +370,21 @@ async def test_trim_by_count(tmp_path: Path) -> None:
         await running.aclose()
 
 
+async def test_trim_of_requests(tmp_path: Path) -> None:
+    """Requests to stored code push out older requests alone, of which fewer are kept."""
+    async with open_stores(tmp_path) as stores:
+        session = await stores.create_session()
+        for n in range(3):
+            await stores.create_finished_execution(session, f"exec-{n}")
+        for n in range(20):
+            await stores.create_finished_execution(session, f"exec-r{n:02}", is_request=True)
+        await stores.executions.trim("s1", session.directory, 20, 1 << 30)
+        runs = ["exec-0", "exec-1", "exec-2"]
+        assert await _kept(stores, session) == [*runs, "exec-r18", "exec-r19"]
+        await stores.executions.trim("s1", session.directory, 2, 1 << 30)
+        assert await _kept(stores, session) == [*runs[1:], "exec-r19"]
+
+
 async def test_trim_by_size(tmp_path: Path) -> None:
     """The newest stay as long as they fit together; indexes of long logs go with them."""
 

@@ -32,7 +32,7 @@ from era_kernels.sandbox.linux import syscalls
 def open_to_all(path):
     return bool(path.stat().st_mode & 1)
 
-user, paths, command = json.loads(sys.argv[1])
+user, paths, command, with_groups = json.loads(sys.argv[1])
 syscalls.unshare(syscalls.CLONE_NEWNS)
 syscalls.mount(None, "/", None, syscalls.MS_REC | syscalls.MS_SLAVE)
 shown = {path: os.open(path, os.O_PATH) for path in paths}
@@ -47,6 +47,8 @@ for top, below in closed.items():
         path.mkdir(parents=True)
         source = f"/proc/self/fd/{shown[str(path)]}"
         syscalls.mount(source, str(path), None, syscalls.MS_BIND | syscalls.MS_REC)
+if not with_groups:
+    syscalls.mount("tmpfs", "/sys/fs/cgroup", "tmpfs", 0, "mode=755")
 syscalls.close_except((0, 1, 2))
 os.setgroups([])
 os.setgid(user)
@@ -57,11 +59,16 @@ os.execv(command[0], command)
 
 @contextmanager
 def served(
-    tier: int, user: int = USER, more_flags: Sequence[str] = (), open_files: int | None = None
+    tier: int,
+    user: int = USER,
+    more_flags: Sequence[str] = (),
+    open_files: int | None = None,
+    with_groups: bool = True,
 ) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """Starts a server with that isolation; yields its address and process.
 
-    It may open `open_files` files, else as many as this process.
+    It may open `open_files` files, else as many as this process, and finds no control groups unless
+    `with_groups`.
     """
     if os.geteuid() != 0:
         pytest.skip("needs root")
@@ -79,7 +86,7 @@ def served(
         paths = sorted({str(ROOT), sys.prefix, sys.base_prefix})
         with (directory / "log").open("w+") as log:
             process = subprocess.Popen(
-                [sys.executable, "-c", AS_USER, json.dumps([user, paths, serve])],
+                [sys.executable, "-c", AS_USER, json.dumps([user, paths, serve, with_groups])],
                 env={"PATH": os.defpath, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"},
                 stdout=subprocess.PIPE,
                 stderr=log,

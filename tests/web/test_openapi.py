@@ -46,6 +46,7 @@ from tests.web.fakes import (
     FakeStoredCodeService,
 )
 from tests.web.serving import ServerUnderTest
+from tests.web.test_proxy import PORT, program
 
 _SESSIONS = FakeSessionService()
 ROUTES: list[Route] = make_routes(
@@ -80,6 +81,7 @@ EXECUTION = "/api/sessions/{id}/executions/{execution_id}"
 KV = "/api/storage/kv/{namespace}"
 FILES = "/api/sessions/{id}/files"
 LINKS = "/api/sessions/{id}/links"
+PROXY = "/proxy/{id}/{port}/{path}"
 LINK = "/link/{secret}/{path}"
 D1 = "/api/storage/d1/{namespace}"
 R2 = "/api/storage/r2/{namespace}"
@@ -135,7 +137,9 @@ def test_path_parameters(document: dict[str, Any]) -> None:
         assert [one["name"] for one in shown] == re.findall(r"\{(\w+)\}", path)
         for one in shown:
             pattern = NAMESPACE_PATTERN if one["name"] == "namespace" else ID_PATTERN
-            if one["name"] not in ("path", "key"):
+            if one["name"] == "port":
+                assert one["schema"] == {"type": "integer", "minimum": 1, "maximum": 65535}
+            elif one["name"] not in ("path", "key"):
                 assert one["schema"]["pattern"] == f"^{pattern.pattern}$"
         if path.endswith(("{path}", "{key}")):
             assert shown[-1]["schema"] == {"type": "string", "minLength": 1}
@@ -304,6 +308,13 @@ def linking(method: str) -> Ask:
     return ask
 
 
+def reaching(server: ServerUnderTest) -> httpx.Response:
+    """A request to what listens on a port."""
+    answer = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 2\r\n\r\nok"
+    with program(server, answer):
+        return server.http.get(PROXY.format(id="s1", port=PORT, path="a"))
+
+
 def revoking(server: ServerUnderTest) -> httpx.Response:
     """Only what is there can be revoked."""
     made = server.http.post(LINKS.format(id="s1"), json={"port": 8000}).json()
@@ -361,6 +372,7 @@ CASES = [
     pytest.param("DELETE", f"{LINKS}/{{link_id}}", 200, revoking, id="revoke 200"),
     pytest.param("GET", LINK, 200, linking("GET"), id="GET link 200"),
     pytest.param("PUT", LINK, 200, linking("PUT"), id="PUT link 200"),
+    pytest.param("GET", PROXY, 200, reaching, id="GET proxy 200"),
     case("GET", FILES, 200),
     case("GET", f"{FILES}/{{path}}", 200),
     case("PUT", f"{FILES}/{{path}}", 200, {"any": "body"}),

@@ -518,7 +518,7 @@ def test_who_is_refused_holds_no_place(
     held = []
 
     @contextmanager
-    def hold(session_id: str, *_: object, **__: object) -> Iterator[None]:
+    def hold(session_id: str, close: object, *, has_token: bool) -> Iterator[None]:
         held.append(session_id)
         yield
         held.remove(session_id)

@@ -42,6 +42,7 @@ LOOPBACK = "127.0.0.1"
 LISTEN_BACKLOG = 1024  # connections that wait to be accepted
 # Seconds from a fork to its program: code with the same uid may stop the fork in between.
 START_TIMEOUT = 5.0
+END_TRIES, END_INTERVAL = 15, 0.2  # to end all processes; seconds of one try
 _LATE = f"it was stopped before it ran, and killed after {START_TIMEOUT:g} seconds"
 
 
@@ -92,7 +93,7 @@ class Init:
                 if request is not None:
                     return request
         except BrokenPipeError:  # the server closed the socket during a send
-            _shut_down()
+            _shut_down(self._spec)
 
     def _flush(self) -> int | None:
         """Sends what waits; returns after how many milliseconds this process has more to do."""
@@ -116,7 +117,7 @@ class Init:
             self._refuse(lost.message, OSError(errno.EMFILE, str(lost)))
             return None
         if received is None:
-            _shut_down()
+            _shut_down(self._spec)
         message, descriptors = received
         if message["op"] == "spawn":
             return self._spawn(message, descriptors)
@@ -290,12 +291,30 @@ def fail_and_exit(control: socket.socket, error: OSError) -> NoReturn:
     os._exit(1)
 
 
-def _shut_down() -> NoReturn:
+def _shut_down(spec: SandboxSpec) -> NoReturn:
     """Kills all processes and exits, when the server has closed the socket or is gone.
 
     When pid 1 of a namespace exits, Linux kills all others in it, and pid 1 ends last.
     """
     signal.set_wakeup_fd(-1)
     if os.getpid() != 1:
-        kill_all()
+        for _ in range(END_TRIES):
+            _kill_session_at_once(spec)
+            if kill_all(timeout=END_INTERVAL):
+                break
     os._exit(0)
+
+
+def _kill_session_at_once(spec: SandboxSpec) -> None:
+    """Kills all whom this process may signal, where those are the session's: none can fork away.
+
+    Others may be signalled where Landlock does not deny it, as the parent shows.
+    """
+    parent = os.getppid()
+    if not spec.signals_end_inside or parent == 0:
+        return
+    try:
+        os.kill(parent, 0)
+    except PermissionError:
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # there is none
+            os.kill(-1, signal.SIGKILL)

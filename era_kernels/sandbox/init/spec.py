@@ -32,6 +32,7 @@ class SandboxSpec:
     init_uid: int | None = None  # the init's, which no code has; where `uid` is given
     traverse_gid: int | None = None  # a group that may traverse the server's own directories
     reads_past_modes: bool = False  # code has CAP_DAC_READ_SEARCH; where `uid` is given
+    signals_end_inside: bool = False  # Landlock denies the init, too, to signal anybody else
     readable: Sequence[str] = ()  # at the same path in the sandbox
     writable: Sequence[Sequence[str]] = ()  # pairs: host path, path in the sandbox
     mounts: Sequence[Sequence[str]] = ()  # the same pairs; read-only

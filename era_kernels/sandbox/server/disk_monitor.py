@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from functools import partial
+from queue import Empty, SimpleQueue
 
 from era_kernels.models import MIB
 from era_kernels.sandbox.server.disk_measurement import DiskMeasurement
@@ -47,8 +48,8 @@ class DiskMonitor:
         """Takes the free space that sessions must leave, None for none."""
         self.space = DiskSpace()
         self._reserve = reserve or DiskReserve(0)
-        self._sessions: dict[SessionDisk, Callable[[str], None]] = {}
-        self._lock = threading.Lock()  # of the sessions
+        self._watched = _WatchedSessions()
+        self._welcomed: Sequence[SessionDisk] = ()  # those of `_watched` whose disks are known
         self._process_tree = ProcessTree()
         self._measured_tree = ProcessTree()  # looks between those that `have_rested` goes by
         self._measurements: dict[SessionDisk, DiskMeasurement] = {}
@@ -60,23 +61,20 @@ class DiskMonitor:
     def add(self, session: SessionDisk, on_exceeded: Callable[[str], None]) -> None:
         """Watches a session until it is discarded; calls `on_exceeded` when it is to end."""
         loop = asyncio.get_running_loop()
-        with self._lock:
-            self._sessions[session] = partial(_report, loop, on_exceeded)
+        self._watched.add(session, partial(_report, loop, on_exceeded))
         if self._worker is None:
             self._worker = _Worker(self.tick)
         self._worker.wake()
 
     def discard(self, session: SessionDisk) -> None:
         """Stops watching a session; its measurement is closed at once. An unknown one is fine."""
-        with self._lock:
-            self._sessions.pop(session, None)
+        self._watched.discard(session)
         if self._worker is not None:
             self._worker.wake()
 
     async def aclose(self) -> None:
         """Stops the thread, closes all measurements; a second call is fine."""
-        with self._lock:
-            self._sessions.clear()
+        self._watched.clear()
         if self._worker is not None:
             await asyncio.to_thread(self._worker.close)
         self._drop_discarded(())
@@ -85,15 +83,12 @@ class DiskMonitor:
 
     def tick(self) -> float | None:
         """Looks once; returns the seconds until the next look, None for none (blocking)."""
-        with self._lock:
-            sessions = tuple(self._sessions)
-        self._drop_discarded(sessions)
+        sessions = self._watched.sessions
+        if sessions is not self._welcomed:
+            self._update(sessions)
         if not sessions:
             self._next_look = math.inf
             return None
-        for session in sessions:
-            if not session.devices:
-                self._welcome(session)
         now = time.monotonic()
         taken = self.space.look()
         shrunk = self.space.taken - self._taken_at_look
@@ -113,6 +108,15 @@ class DiskMonitor:
         if taken and is_near:
             return FASTEST
         return FAST if taken >= MIN_GATE or self._measurements else SLOW
+
+    def _update(self, sessions: Sequence[SessionDisk]) -> None:
+        """Begins to watch new sessions, and drops the measurements of those that are gone."""
+        self._drop_discarded(sessions)
+        for session in sessions:
+            if not session.devices:
+                self._welcome(session)
+        if all(session.devices for session in sessions):
+            self._welcomed = sessions
 
     def _welcome(self, session: SessionDisk) -> None:
         directories = [root for quota in session.quotas for root in quota.roots]
@@ -191,8 +195,7 @@ class DiskMonitor:
         )
 
     def _find_processes(self, session: SessionDisk) -> Collection[ProcStat]:
-        with self._lock:
-            inits = [one.init for one in self._sessions]
+        inits = [one.init for one in self._watched.sessions]
         return self._measured_tree.by_init({*inits, session.init})[session.init]
 
     def _advance(self, sessions: Sequence[SessionDisk]) -> None:
@@ -215,8 +218,7 @@ class DiskMonitor:
                 session.next_measurement = time.monotonic() + rest
 
     def _end(self, session: SessionDisk, why: str) -> None:
-        with self._lock:
-            report = self._sessions.pop(session, None)
+        report = self._watched.discard(session)
         if report is not None:
             report(why)
 
@@ -225,24 +227,50 @@ class DiskMonitor:
             self._measurements.pop(session).close()
 
 
+class _WatchedSessions:
+    """Holds the sessions, and what to call when one is to end; any thread may change them."""
+
+    def __init__(self) -> None:
+        self.sessions: Sequence[SessionDisk] = ()  # another sequence after each change
+        self._reports: dict[SessionDisk, Callable[[str], None]] = {}
+        self._lock = threading.Lock()
+
+    def add(self, session: SessionDisk, report: Callable[[str], None]) -> None:
+        with self._lock:
+            self._reports[session] = report
+            self.sessions = tuple(self._reports)
+
+    def discard(self, session: SessionDisk) -> Callable[[str], None] | None:
+        """Returns what is to be called, None for an unknown one."""
+        with self._lock:
+            report = self._reports.pop(session, None)
+            self.sessions = tuple(self._reports)
+            return report
+
+    def clear(self) -> None:
+        with self._lock:
+            self._reports.clear()
+            self.sessions = ()
+
+
 class _Worker:
     """The thread that calls `tick` as often as it asks for."""
 
     def __init__(self, tick: Callable[[], float | None]) -> None:
         self._tick = tick
-        self._woken = threading.Event()
+        self._calls: SimpleQueue[None] = SimpleQueue()  # an Event would wait in Python code
         self._is_closed = False
         self._thread = threading.Thread(target=self._run, name="era-disk", daemon=True)
         self._thread.start()
 
     def wake(self) -> None:
         """Has it look now."""
-        self._woken.set()
+        self._calls.put(None)
 
     def close(self) -> None:
         """Ends the thread (blocking); a second call is fine."""
         self._is_closed = True
-        self._woken.set()
+        self._calls.put(None)
         self._thread.join()
 
     def _run(self) -> None:
@@ -253,8 +281,8 @@ class _Worker:
             os.setpriority(os.PRIO_PROCESS, mine, niceness - HASTE)
         pause: float | None = 0.0
         while not self._is_closed:
-            self._woken.wait(pause)
-            self._woken.clear()
+            with suppress(Empty):
+                self._calls.get(timeout=pause)
             try:
                 pause = self._tick()
             except Exception:  # one look that fails must not be the last

@@ -16,26 +16,30 @@ class FileSystem:
     """One file system, by its device number and a directory in it."""
 
     device: int
-    directory: Path
-    taken: int = 0  # bytes that were taken since the first look; what is given back does not count
+    directory: str
     free: int = 0  # bytes that sessions may still take
     total: int = 0  # bytes
     _blocks: int | None = None  # free bytes at the last look
     _inodes: int = 0
 
-    def look(self) -> None:
-        """Adds what was taken since the last look (some microseconds). Raises OSError.
+    def look(self) -> int:
+        """Returns the bytes taken since the last look (some microseconds). Raises OSError.
 
-        An inode counts as much as an entry of the smallest size, as in `running_totals`.
+        What is given back does not count. An inode counts as much as an entry of the smallest
+        size, as in `running_totals`.
         """
         status = os.statvfs(self.directory)
         blocks, inodes = status.f_bfree * status.f_frsize, status.f_ffree
+        if (blocks, inodes) == (self._blocks, self._inodes):
+            return 0
+        taken = 0
         if self._blocks is not None:
             entries = max(0, self._inodes - inodes) * MIN_ENTRY_BYTES
-            self.taken += max(0, self._blocks - blocks) + entries
+            taken = max(0, self._blocks - blocks) + entries
         self._blocks, self._inodes = blocks, inodes
         self.free = status.f_bavail * status.f_frsize
         self.total = status.f_blocks * status.f_frsize
+        return taken
 
 
 class DiskSpace:
@@ -43,11 +47,7 @@ class DiskSpace:
 
     def __init__(self) -> None:
         self.file_systems: dict[int, FileSystem] = {}  # by device number
-
-    @property
-    def taken(self) -> int:
-        """The bytes that were taken of all of them since the first look."""
-        return sum(one.taken for one in self.file_systems.values())
+        self.taken = 0  # bytes that were taken of all of them since the first look
 
     def add(self, directories: Iterable[Path]) -> frozenset[int]:
         """Watches the file systems of these directories; returns their device numbers."""
@@ -58,7 +58,7 @@ class DiskSpace:
                 devices.add(device)
                 # Directories of sessions go; that one's parent is a directory of the server.
                 parent = directory.parent if directory.parent.stat().st_dev == device else directory
-                self.file_systems.setdefault(device, FileSystem(device, parent))
+                self.file_systems.setdefault(device, FileSystem(device, os.fspath(parent)))
         return frozenset(devices)
 
     def look(self) -> int:
@@ -66,10 +66,11 @@ class DiskSpace:
 
         It forgets one whose directory is gone.
         """
-        before = self.taken
-        for device, one in tuple(self.file_systems.items()):
+        taken = 0
+        for one in tuple(self.file_systems.values()):
             try:
-                one.look()
+                taken += one.look()
             except OSError:
-                del self.file_systems[device]
-        return max(0, self.taken - before)
+                del self.file_systems[one.device]
+        self.taken += taken
+        return taken

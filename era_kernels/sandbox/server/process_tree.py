@@ -16,6 +16,9 @@ _NO_PARENT = 0  # of the first process, and of those whose parent is in another 
 _NEVER = 2**63  # later than any start time
 _MAX_READS = 5  # of a process whose parent was not found
 _DEAD_STATES = (b"Z", b"X")
+# Page faults of an init that has only answered: a fork costs dozens, for each page that it writes
+# to afterwards is copied. It forks and reaps by itself only; all else is done by the others.
+_MAX_FAULTS_AT_REST = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,8 @@ class ProcStat:
     start_time: int
     resident_bytes: int  # bytes
     is_dead: bool = False  # and not reaped yet
+    faults: int = 0  # minor page faults
+    reaped_faults: int = 0  # those of its children that it waited for
 
 
 class ProcessTree:
@@ -43,6 +48,8 @@ class ProcessTree:
         self._inits: set[int] = set()
         self._refreshed_at = 0.0
         self._cpu_ns: dict[int, int] = {}  # of the members, by pid
+        self._init_stats: dict[int, ProcStat] = {}  # of the inits, when they did something
+        self._init_faults: dict[int, int] = {}  # of the inits, as they were seen last
         self._is_settled = False
         self._by_init: dict[int, list[ProcStat]] = {}
 
@@ -50,14 +57,21 @@ class ProcessTree:
         """Returns whether no process of these inits did anything since `by_init` (blocking).
 
         It costs a microsecond for each process. What was forked while `by_init` looked may not be
-        known: only when two looks saw the same, all is known that could do something.
+        known: only when two looks saw the same, all is known that could do something. An init that
+        answers the server, as it does each PULSE_INTERVAL, has rested.
         """
-        return (
-            self._is_settled
-            and set(inits) == self._inits
-            and time.monotonic() <= self._refreshed_at + REFRESH_INTERVAL
-            and all(_exact_cpu_ns(pid) == before for pid, before in self._cpu_ns.items())
-        )
+        if not self._is_settled or set(inits) != self._inits:
+            return False
+        if time.monotonic() > self._refreshed_at + REFRESH_INTERVAL:
+            return False
+        for pid, before in self._cpu_ns.items():
+            cpu_ns = _exact_cpu_ns(pid)
+            if cpu_ns != before:
+                process = read_stat(pid) if pid in self._inits else None
+                if process is None or not self._has_only_answered(process):
+                    return False
+                self._cpu_ns[pid], self._init_faults[pid] = process.cpu_ns, process.faults
+        return True
 
     def by_init(self, inits: Collection[int]) -> dict[int, list[ProcStat]]:
         """Returns init → the init and its descendants, as they are now (blocking)."""
@@ -78,12 +92,27 @@ class ProcessTree:
                 pid: found[pid].start_time for pid in found.keys() - self._members.keys()
             }
         cpu_ns = {pid: found[pid].cpu_ns for pid in self._members}
+        for init in self._inits & found.keys():
+            if not self._has_only_answered(found[init]):
+                self._init_stats[init] = found[init]
+            self._init_faults[init] = found[init].faults
+            found[init] = self._init_stats[init]
         self._is_settled = cpu_ns == self._cpu_ns
         self._cpu_ns = cpu_ns
         for pid, (init, _) in self._members.items():
             by_init[init].append(found[pid])
         self._by_init = by_init
         return by_init
+
+    def _has_only_answered(self, init: ProcStat) -> bool:
+        """Returns whether an init neither forked nor reaped since it was seen last."""
+        known = self._init_stats.get(init.pid)
+        return (
+            known is not None
+            and (known.start_time, known.is_dead) == (init.start_time, init.is_dead)
+            and known.reaped_faults == init.reaped_faults
+            and init.faults - self._init_faults[init.pid] <= _MAX_FAULTS_AT_REST
+        )
 
     def _refresh_unrelated(self, inits: set[int]) -> None:
         """Forgets unrelated processes: their pids may be reused, or they are of a new sandbox.
@@ -100,6 +129,8 @@ class ProcessTree:
                 pid: started for pid, started in self._unrelated.items() if started < first
             }
         self._inits = inits
+        self._init_stats = {pid: one for pid, one in self._init_stats.items() if pid in inits}
+        self._init_faults = {pid: one for pid, one in self._init_faults.items() if pid in inits}
 
     def _init_of(self, process: ProcStat, found: dict[int, ProcStat]) -> int:
         visited = set()
@@ -196,6 +227,8 @@ def read_stat(pid: int) -> ProcStat | None:
         resident_bytes=int(fields[21]) * _PAGE,
         # The first thread of a process may end before the others.
         is_dead=fields[0] in _DEAD_STATES and int(fields[17]) <= 1,
+        faults=int(fields[7]),
+        reaped_faults=int(fields[8]),
     )
 
 

@@ -111,7 +111,7 @@ class IsolationProfile:
             gaps[3] = (*_LANDLOCK_SHORTCOMINGS, *_SHARED_UID_SHORTCOMINGS)
         elif self.spec.reads_past_modes:
             gaps[3] = (*_LANDLOCK_SHORTCOMINGS, *_READING_SHORTCOMINGS)
-        limit_notes = _limit_notes(self.spec, self.cgroup_limits)
+        limit_notes = _limit_notes(self)
         shared = () if self.has_session_uids else (_SHARED_COUNT,)
         return Isolation(self.tier, (*gaps.get(self.tier, ()), *self.notes, *limit_notes, *shared))
 
@@ -198,7 +198,7 @@ class IsolationProfile:
             mounts=tuple((str(host), f"{INNER_MOUNTS}/{name}") for name, host in paths.mounts),
             tmp=limits.tmp or DEFAULT_TMP_BYTES,
             shm=limits.shm or DEFAULT_TMP_BYTES,
-            rlimits=dict(_rlimits(limits, self.spec, self.cgroup_limits, min_reserved)),
+            rlimits=dict(_rlimits(limits, self, min_reserved)),
         )
 
 
@@ -239,12 +239,14 @@ def _landlock_profiles(
     Code with root's uid may change the modes of all that root owns, and use sockets that are only
     root's: it is offered only where no isolation at all is accepted, too.
     """
+    version = landlock.version()
     spec = replace(
         common,
         kind=IsolationKind.LANDLOCK,
         seccomp_program=_seccomp_program(has_namespaces=False),
+        signals_end_inside=version >= landlock.SCOPES_SINCE,
     )
-    shared = IsolationProfile(3, spec, (*notes, *_landlock_notes(landlock.version())))
+    shared = IsolationProfile(3, spec, (*notes, *_landlock_notes(version)))
     if os.geteuid() == 0:
         own_uid = replace(shared, per_session_uid=True)
         if all(is_traversable(path) for path in policy.hidden_paths):
@@ -292,20 +294,25 @@ def _contains(home: str, paths: Iterable[str]) -> bool:
 
 
 def _rlimits(
-    limits: Limits, spec: SandboxSpec, cgroup_limits: frozenset[str], min_reserved: int
+    limits: Limits, profile: IsolationProfile, min_reserved: int
 ) -> Iterator[tuple[str, int]]:
     yield "RLIMIT_CORE", 0
     if limits.memory is not None:
-        is_bounded = "memory" in cgroup_limits
+        is_bounded = "memory" in profile.cgroup_limits
         reserved = max_reserved(limits.memory) if is_bounded else limits.memory
         yield "RLIMIT_DATA", max(reserved, min_reserved)
-    # Without namespaces the limit would count all processes of the user.
-    if limits.processes is not None and spec.has_namespaces:
+    # Elsewhere the limit would count all processes of the server's user.
+    if limits.processes is not None and _counts_processes(profile):
         yield "RLIMIT_NPROC", limits.processes
     if limits.open_files is not None:
         yield "RLIMIT_NOFILE", limits.open_files
     if limits.file_size is not None:
         yield "RLIMIT_FSIZE", limits.file_size
+
+
+def _counts_processes(profile: IsolationProfile) -> bool:
+    """Returns whether Linux counts the processes of each session by itself, for RLIMIT_NPROC."""
+    return profile.spec.has_namespaces or profile.per_session_uid
 
 
 def max_reserved(memory: int) -> int:
@@ -317,12 +324,12 @@ def max_reserved(memory: int) -> int:
     return max(RESERVE_FACTOR * memory, memory + MIN_RESERVE)
 
 
-def _limit_notes(spec: SandboxSpec, cgroup_limits: frozenset[str]) -> Iterator[str]:
+def _limit_notes(profile: IsolationProfile) -> Iterator[str]:
     """Yields how the server checks each limit that no control group enforces, if it can."""
-    if "memory" not in cgroup_limits:
+    if "memory" not in profile.cgroup_limits:
         yield "limits: memory is polled, and bounded per process beside that"
-    if "processes" not in cgroup_limits and not spec.has_namespaces:
+    if "processes" not in profile.cgroup_limits and not _counts_processes(profile):
         yield "limits: processes are polled"
     yield "limits: workspace is polled, a burst may pass it by what the disk takes in 50 ms"
-    if "cpu" not in cgroup_limits:
+    if "cpu" not in profile.cgroup_limits:
         yield "limits: the share of processors is not enforced"

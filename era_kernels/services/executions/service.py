@@ -59,12 +59,14 @@ class ExecutionService:
         *,
         cancel_early: EarlyCancel = do_nothing,
         is_command: bool = False,
+        is_request: bool = False,
     ) -> LiveExecution:
         """Creates a queued execution with its log; the other arguments are LiveExecution's.
 
         Raises StorageFailed, InsufficientStorage.
         """
-        execution = Execution(f"exec-{secrets.token_hex(12)}", session.id, code, now())
+        execution_id = f"exec-{secrets.token_hex(12)}"
+        execution = Execution(execution_id, session.id, code, now(), is_request=is_request)
         log = await self._store.create(
             execution,
             session.directory,

@@ -144,6 +144,7 @@ class Commands:
             stored=self._state.is_stored,
             cancel_early=lambda: _cancel_starting(job),
             is_command=True,
+            is_request=job.submission.is_request,
         )
         job.attach_execution(execution)
         return execution

@@ -127,6 +127,44 @@ def test_rest() -> None:
         assert wait_until(lambda: not process_tree.by_init([process.pid])[process.pid])
 
 
+def test_an_init_that_answers_rests() -> None:
+    """What an init does without a fork and without a child's end is no activity; those are."""
+    process_tree = ProcessTree()
+    code = "import os, sys\nfor line in sys.stdin.buffer.raw:\n  exec(line); os.write(1, b'.')"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+
+        def ask(line: bytes) -> None:
+            assert process.stdin is not None and process.stdout is not None
+            process.stdin.write(line + b"\n")
+            process.stdin.flush()
+            process.stdout.read(1)
+
+        def look() -> list[ProcStat]:
+            return process_tree.by_init([process.pid])[process.pid]
+
+        def has_rested() -> bool:
+            return bool(look()) and process_tree.have_rested([process.pid])
+
+        for _ in range(3):  # the first answers take memory
+            ask(b"pass")
+        assert wait_until(has_rested)
+        [before] = look()
+        ask(b"pass")
+        assert process_tree.have_rested([process.pid])
+        assert look() == [before]
+        ask(b"os.fork() or os._exit(0)")
+        assert wait_until(lambda: not process_tree.have_rested([process.pid]))
+        assert look()[0] != before
+        assert wait_until(has_rested)
+        reaped = next(one for one in look() if one.pid == process.pid)
+        ask(b"os.wait()")
+        assert not process_tree.have_rested([process.pid])
+        assert look() != [reaped]
+        process.kill()
+
+
 def test_what_is_told(tmp_path: Path) -> None:
     """Parent, threads and memory of a process, whatever its name; nothing of one that is gone."""
     own = read_stat(os.getpid())
