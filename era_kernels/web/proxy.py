@@ -60,7 +60,6 @@ FORMAT = "/proxy/{id}/{port}/{path}"
 ANY_SIZE = 1 << 62  # bytes of a body, none of which is kept
 ANSWER_TIMEOUT = 300.0  # seconds from the end of a request to the head of its answer
 IDLE_TIMEOUT = 60.0  # seconds that the body of a request may pause
-EXIT_TIMEOUT = 124  # the exit code of a program that was ended at its deadline
 _SWITCHING_PROTOCOLS = 101
 _PORT = re.compile(r"0*([1-9][0-9]{0,4})")
 
@@ -264,8 +263,6 @@ class ProxyHandler(BaseHandler):
         )
         base_url = self.context.access.base_url(self.request)
         result = await self._handlers.run(self._session_id, code, env, base_url)
-        if result.exit_code == EXIT_TIMEOUT:
-            raise GatewayTimeout("The stored code gave no answer in time.")
         status, given, body = await handler_code.parse_answer(result, self._place)
         self._set_head(status, "", given)
         self.finish(None if status in (204, 304) else body)
