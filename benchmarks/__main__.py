@@ -28,6 +28,7 @@ from benchmarks import (
     objects,
     proxy,
     scale,
+    stops,
     storage_load,
     transport_cost,
 )
@@ -173,6 +174,7 @@ def main() -> int:
     show(storage_load.rows())
     show(proxy.rows())
     show(internet.rows())
+    show(stops.rows())
     return missed
 
 

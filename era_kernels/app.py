@@ -87,7 +87,7 @@ async def open_app(settings: Settings) -> AsyncIterator[App]:
         sockets = stack.enter_context(bound_sockets(settings.host, settings.port))
         languages = load_languages(settings)
         metrics, memory, public = Metrics(), MemoryInWork(settings.memory_in_work), PublicRequests()
-        _start_trimming(stack)
+        _start_trimming(stack, memory)
         stores = await open_stores(stack, undo, settings, metrics)
         context = _handler_context(settings, metrics, memory)
         storage = _open_storage_listener(stack, settings, stores, context)
@@ -128,8 +128,8 @@ async def open_app(settings: Settings) -> AsyncIterator[App]:
         yield App(web.url, host.isolation, names, sessions, web, stopping)
 
 
-def _start_trimming(stack: AsyncExitStack) -> None:
-    trimmer = HeapTrimmer()
+def _start_trimming(stack: AsyncExitStack, memory: MemoryInWork) -> None:
+    trimmer = HeapTrimmer(in_work=lambda: memory.total)
     stack.push_async_callback(trimmer.aclose)
     trimmer.start()
 

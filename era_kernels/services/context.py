@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 
-from era_kernels.kernels.kernelspecs import Kernelspec
 from era_kernels.kernels.machine import KernelHost, Machine
 from era_kernels.models import (
     ALL_STORAGE,
@@ -32,6 +31,8 @@ from era_kernels.storage.sessions import SessionStore
 from era_kernels.storage.stored_code import CodeStore
 from era_kernels.storage.workspaces import Workspaces
 
+_LIMITS = tuple(one.name for one in fields(Limits))
+
 
 @dataclass(frozen=True, slots=True)
 class ServiceContext:
@@ -54,22 +55,19 @@ class ServiceContext:
     allow_hosts: HostPatterns | None = None  # that sessions may reach; None: all
     machines: dict[str, Machine] = field(default_factory=dict)  # that are open, by session
 
-    async def kernelspec_of(self, session: Session) -> Kernelspec:
-        """Returns the kernel of a session. Raises LanguageUnavailable, UnsupportedLanguage.
-
-        The operator may have taken away what the session was created with.
-        """
-        return await self.host.languages.available_kernel(session.language, session.kernel)
-
     def storage_scope_of(self, session: Session) -> StorageScope:
         """Returns the namespaces that a session's code may use."""
         return self.default_storage if session.storage is None else session.storage
 
     def internet_access_of(self, session: Session) -> InternetAccess:
-        """Returns what a session's code may reach of the internet."""
+        """Returns what a session's code may reach of the internet.
+
+        The operator may have taken away what the session was given.
+        """
         bounds = (self.allow_hosts, session.allow_hosts)
         hosts = tuple(patterns for patterns in bounds if patterns is not None)
-        return InternetAccess(session.allow_internet, hosts)
+        is_on = session.allow_internet and self.service_limits.allow_internet
+        return InternetAccess(is_on, hosts)
 
     def isolation_of(self, session: Session) -> Isolation:
         """Returns the isolation of a session, with what is missing of it at this moment."""
@@ -101,8 +99,8 @@ class ServiceContext:
     def enforced_limits(self, session: Session) -> SessionLimits:
         """Returns the limits that keep a session's processes from something on this host."""
         enforceable = self.host.enforceable
-        limits = asdict(self.limits_for(session))
-        enforced = {name: limit for name, limit in limits.items() if name in enforceable}
+        limits = self.limits_for(session)
+        enforced = {name: getattr(limits, name) for name in _LIMITS if name in enforceable}
         return SessionLimits(Limits(**enforced), session.limits)
 
     def paths_for(self, session: Session) -> SessionPaths:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -60,7 +59,7 @@ class SandboxSpec:
 
     def to_json(self) -> JsonObject:
         """Returns the spec as JSON for the control socket."""
-        return dataclasses.asdict(self)
+        return {name: getattr(self, name) for name in self.__slots__}
 
     @classmethod
     def from_json(cls, spec: JsonObject) -> Self:
@@ -80,7 +79,7 @@ class OutboundSpec:
 
     def to_json(self) -> JsonObject:
         """Returns the spec as JSON for the control socket."""
-        return dataclasses.asdict(self)
+        return {name: getattr(self, name) for name in self.__slots__}
 
     @classmethod
     def from_json(cls, spec: JsonObject) -> Self:

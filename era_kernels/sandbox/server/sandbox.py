@@ -275,6 +275,11 @@ class Sandbox:
             self._on_end()
         for process in self._processes.values():
             process.close()
-        await self._prepared_init.remove_cgroups()
-        await asyncio.to_thread(self._resources.release)
+        await asyncio.to_thread(self._release)
         self._on_closed(self)
+
+    def _release(self) -> None:
+        """Gives back what the sandbox had of the host (blocking)."""
+        if self._prepared_init.cgroup is not None:
+            self._prepared_init.cgroup.remove()
+        self._resources.release()

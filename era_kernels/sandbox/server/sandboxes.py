@@ -21,7 +21,7 @@ from era_kernels.sandbox.server.init_pool import InitPool
 from era_kernels.sandbox.server.limit_monitor import LimitMonitor
 from era_kernels.sandbox.server.outbound import Outbounds
 from era_kernels.sandbox.server.sandbox import Sandbox
-from era_kernels.sandbox.server.sandbox_end import end_all
+from era_kernels.sandbox.server.sandbox_end import end_all, end_one
 from era_kernels.sandbox.server.server_memory import ServerMemoryMonitor
 from era_kernels.sandbox.server.tier_probe import TierProbe, find_outbound_failure
 from era_kernels.sandbox.server.tiers import IsolationPolicy, IsolationProfile, with_outbound
@@ -173,7 +173,7 @@ class Sandboxes:
             if await sandbox.wait_ready():
                 return True
         except asyncio.CancelledError:
-            await end_all([sandbox.aclose])
+            await end_one(sandbox.aclose)
             raise
         await sandbox.aclose()
         return False

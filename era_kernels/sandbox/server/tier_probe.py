@@ -6,6 +6,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
@@ -88,7 +89,8 @@ class TierProbe:
         except (EraError, OSError) as error:
             return str(error)
         finally:
-            await asyncio.to_thread(remove_directory, self._directory)
+            with suppress(OSError):  # no descriptor is left; the directory's own goes at the end
+                await asyncio.to_thread(remove_directory, self._directory)
 
 
 def _find_weakness(profile: IsolationProfile) -> str | None:

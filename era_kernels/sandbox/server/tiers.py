@@ -129,7 +129,11 @@ class IsolationProfile:
         if self.spec.kind is IsolationKind.NONE:
             return self
         problems = tuple(f"control groups: {problem}" for problem in cgroups.problems)
-        return replace(self, cgroup_limits=cgroups.enforced_limits, notes=(*self.notes, *problems))
+        limits, spec = cgroups.enforced_limits, self.spec
+        if spec.has_namespaces and "memory" not in limits:
+            program = _seccomp_program(has_namespaces=True, has_ipc_objects=False)
+            spec = replace(spec, seccomp_program=program)
+        return replace(self, spec=spec, cgroup_limits=limits, notes=(*self.notes, *problems))
 
     @property
     def enforceable(self) -> frozenset[str]:
@@ -286,9 +290,13 @@ def _landlock_notes(version: int) -> Iterator[str]:
         yield "processes: those of the session's user can be signalled (Linux 6.12 denies it)"
 
 
-def _seccomp_program(*, has_namespaces: bool, reads_past_modes: bool = False) -> str:
+def _seccomp_program(
+    *, has_namespaces: bool, has_ipc_objects: bool = True, reads_past_modes: bool = False
+) -> str:
     program = seccomp.export_filter(
-        has_namespaces=has_namespaces, reads_past_modes=reads_past_modes
+        has_namespaces=has_namespaces,
+        has_ipc_objects=has_ipc_objects,
+        reads_past_modes=reads_past_modes,
     )
     return "" if program is None else base64.b64encode(program).decode()
 
@@ -340,6 +348,9 @@ def _limit_notes(profile: IsolationProfile) -> Iterator[str]:
     """Yields how the server checks each limit that no control group enforces, if it can."""
     if "memory" not in profile.cgroup_limits:
         yield "limits: memory is polled, and bounded per process beside that"
+        yield "limits: what the kernel keeps for sockets, pipes and locks of code is not counted"
+        if profile.spec.has_namespaces:
+            yield "memory: there are no System V objects and POSIX queues, which nobody would count"
     if "processes" not in profile.cgroup_limits and not _counts_processes(profile):
         yield "limits: processes are polled"
     yield "limits: workspace is polled, a burst may pass it by what the disk takes in 50 ms"

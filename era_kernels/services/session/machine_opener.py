@@ -13,8 +13,7 @@ from era_kernels.kernels.machine import Machine
 from era_kernels.kernels.machine_services import Permissions
 from era_kernels.models import EndReason, ExitInfo
 from era_kernels.services.context import ServiceContext
-from era_kernels.services.session.lost_variables import LostVariables
-from era_kernels.services.session.state import SessionState
+from era_kernels.services.session.state import LostVariables, SessionState
 
 RETRY_INTERVAL = 1.0  # seconds between two looks at a machine that does not end
 START_NOT_RECORDED = "the start of the kernel could not be recorded"
