@@ -91,6 +91,7 @@ def test_rebinding() -> None:
 def test_new_address_of_the_host() -> None:
     """An address that the host gets while a session has access is refused soon."""
     assert results()["a new address of the host"]["refused"]
+    assert results()["an address after the keeper's death"]["refused"]
 
 
 def test_established_connections_end() -> None:
