@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from era_kernels.safe_fs.trash import Trash, remove_directory
-from tests.server_process import wait_until
+from tests.waiting import wait_until
 
 COUNT = 500
 
