@@ -32,8 +32,8 @@ from era_kernels.storage.database import Database
 from era_kernels.storage.migrations import MIGRATIONS
 from era_kernels.storage.r2 import R2Store
 from era_kernels.storage.r2_table import StoredObject
-from tests.server_process import wait_until
 from tests.storage.stores import small_disk
+from tests.waiting import wait_until
 
 MIB = 1024 * 1024
 NO_QUOTAS = StorageQuotas()
