@@ -104,7 +104,10 @@ class IsolationProfile:
             return UNSANDBOXED
         gaps = {
             1: (_PROXY_ONLY,),
-            2: (_PROXY_ONLY, "processes: names of the container's are visible"),
+            2: (
+                _PROXY_ONLY,
+                "processes: the container's are visible, with its mounts and connections",
+            ),
             3: _LANDLOCK_SHORTCOMINGS,
         }
         if self.shares_uid:
