@@ -52,7 +52,7 @@ from era_kernels.storage.database import Database
 from era_kernels.storage.execution_log import ExecutionStore
 from era_kernels.storage.files import FileStore
 from era_kernels.storage.kv import KVStore
-from era_kernels.storage.lost_database import open_database
+from era_kernels.storage.lost_database import damage_errors, open_database
 from era_kernels.storage.r2 import R2Store
 from era_kernels.storage.resource_stores import ResourceStores
 from era_kernels.storage.resources import ResourceIndex
@@ -232,11 +232,12 @@ def _open_egress_proxy(stack: AsyncExitStack, settings: Settings, metrics: Metri
 
 async def _recover(stores: Stores) -> None:
     """Tidies up what a former server left, now that this one can run."""
-    await stores.executions.close_unfinished()
-    await stores.files.remove_unfinished()
-    await stores.resources.kv.open()
-    await stores.resources.d1.open()
-    await stores.resources.r2.sweep()
+    with damage_errors(stores.directory.database):
+        await stores.executions.close_unfinished()
+        await stores.files.remove_unfinished()
+        await stores.resources.kv.open()
+        await stores.resources.d1.open()
+        await stores.resources.r2.sweep()
 
 
 async def _open_host(
@@ -304,7 +305,8 @@ async def _open_sessions(
         )
     )
     stack.push_async_callback(sessions.aclose)
-    await sessions.open()
+    with damage_errors(stores.directory.database):
+        await sessions.open()
     return sessions
 
 
