@@ -402,10 +402,12 @@ async def test_discarded_upload(tmp_path: Path) -> None:
 async def test_remove_unfinished(tmp_path: Path) -> None:
     """At a start what a former server was taking is removed, and nothing else."""
     (tmp_path / "incoming" / "kept").mkdir(parents=True)
-    (tmp_path / "incoming" / "half").write_text("half")
+    for name in ("0123456789abcdef", "notes.txt"):
+        (tmp_path / "incoming" / name).write_text("half")
 
     async with open_files(tmp_path):
-        assert [path.name for path in (tmp_path / "incoming").iterdir()] == ["kept"]
+        names = sorted(path.name for path in (tmp_path / "incoming").iterdir())
+        assert names == ["kept", "notes.txt"]
 
 
 async def test_full_disk(tmp_path: Path) -> None:
