@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from era_kernels.sandbox.server.outbound import find_problem
 from tests.egress.outbound_runner import ADDRESSES, NAMES, PACKET_WAYS
 from tests.egress.small_internet import PUBLIC, PUBLIC6
 
@@ -49,11 +50,11 @@ def results() -> dict[str, dict[str, Any]]:
 def _needs_pasta() -> Iterator[None]:
     if os.geteuid() != 0:
         pytest.skip("the small internet is made by root")
-    if not Path("/dev/net/tun").exists():
-        pytest.skip("this host has no /dev/net/tun")
-    for program in ("pasta", "ip"):
-        if shutil.which(program) is None:
-            pytest.skip(f"{program} is not installed (apt-get install passt iproute2)")
+    problem = find_problem()  # names /dev/net/tun, where that is what is missing
+    if problem is not None:
+        pytest.skip(problem)
+    if shutil.which("ip") is None:
+        pytest.skip("ip is not installed (apt-get install iproute2)")
     yield
 
 
