@@ -21,12 +21,14 @@ from benchmarks import (
     files,
     go,
     hostile,
+    internet,
     isolation_cost,
     kv,
     languages,
     objects,
     proxy,
     scale,
+    stops,
     storage_load,
     transport_cost,
 )
@@ -171,6 +173,8 @@ def main() -> int:
     show(kv.rows(long=long))
     show(storage_load.rows())
     show(proxy.rows())
+    show(internet.rows())
+    show(stops.rows())
     return missed
 
 

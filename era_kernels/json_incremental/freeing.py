@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 from era_kernels.concurrency.cooperative import SLICE_SECONDS, YIELD_SECONDS, Stepwise
@@ -11,23 +13,28 @@ from era_kernels.concurrency.cooperative import SLICE_SECONDS, YIELD_SECONDS, St
 CONTAINERS_PER_STEP = 256
 ITEMS_PER_STEP = 4096
 _CONTAINERS = (dict, list)
+_OWN_REFERENCES = 2  # to what one variable holds: that, and the argument of `getrefcount`
 
 
-def free_in_steps(value: Any) -> None:
+def free_in_steps(value: Any, on_freed: Callable[[], object] = lambda: None) -> None:
     """Lets go of a value, whose last reference this becomes, a few containers at a time.
 
-    What others still hold of it stays as it is. Needs a running loop.
+    What others still hold of it stays as it is. At the end, `on_freed` is called, perhaps at once.
+    Needs a running loop.
     """
-    if isinstance(value, _CONTAINERS):
-        _run_slice(asyncio.get_running_loop(), free_stepwise([value]))
+    steps = free_stepwise([value] if isinstance(value, _CONTAINERS) else [])
+    _run_slice(asyncio.get_running_loop(), steps, on_freed)
 
 
-def _run_slice(loop: asyncio.AbstractEventLoop, steps: Stepwise[None]) -> None:
+def _run_slice(
+    loop: asyncio.AbstractEventLoop, steps: Stepwise[None], on_freed: Callable[[], object]
+) -> None:
     end = time.perf_counter() + SLICE_SECONDS
     for _ in steps:
         if time.perf_counter() > end:
-            loop.call_later(YIELD_SECONDS, _run_slice, loop, steps)
+            loop.call_later(YIELD_SECONDS, _run_slice, loop, steps, on_freed)
             return
+    on_freed()
 
 
 def free_stepwise(held: list[Any]) -> Stepwise[None]:
@@ -49,8 +56,23 @@ def free_stepwise(held: list[Any]) -> Stepwise[None]:
         if index % CONTAINERS_PER_STEP == 0:
             yield
     node = items = part = None
-    for start in range(0, index, CONTAINERS_PER_STEP):
-        stop = min(start + CONTAINERS_PER_STEP, index)
-        held[start:stop] = [None] * (stop - start)
-        yield
+    for number in range(index):
+        node, held[number] = held[number], None
+        if len(node) > ITEMS_PER_STEP and sys.getrefcount(node) == _OWN_REFERENCES:
+            yield from _empty(node)
+        if number % CONTAINERS_PER_STEP == 0:
+            node = None
+            yield
+    node = None
     held.clear()
+
+
+def _empty(node: Any) -> Stepwise[None]:
+    """Takes everything out of a long container that nobody else holds."""
+    while node:
+        if isinstance(node, dict):
+            for _ in range(min(len(node), ITEMS_PER_STEP)):
+                node.popitem()
+        else:
+            del node[-ITEMS_PER_STEP:]
+        yield

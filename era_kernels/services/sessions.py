@@ -178,8 +178,9 @@ class SessionService:
     async def update(self, session_id: str, **changes: object) -> SessionView:
         """Changes fields: `data`, `metadata`, `default_timeout`, `ttl`, `storage`, `allow_…`.
 
-        Raises SessionNotFound, InvalidRequest, TooLarge, NotEnforceable.
+        Raises SessionNotFound, InvalidRequest, TooLarge, Forbidden, NotEnforceable.
         """
+        self._context.service_limits.check_internet(**changes)
         await check_changes(self._context.host, **changes)
         timeout = changes.get("default_timeout")
         if isinstance(timeout, int | float):
@@ -370,7 +371,7 @@ class SessionService:
     def _view(self, session: Session) -> SessionView:
         live = self._live.get(session.id)
         status = SessionStatus.STOPPED if live is None else live.status
-        return SessionView(session, status, self._context.host.isolation)
+        return SessionView(session, status, self._context.isolation_of(session))
 
     def _check_open(self) -> None:
         if self._is_closing:

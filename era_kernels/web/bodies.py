@@ -33,6 +33,7 @@ class Body:
         self.length = 0  # bytes that the body has as a whole, once that is known
         self._chunks: list[bytes] = []
         self._value: object = None  # of a large body, as it was parsed
+        self._is_freeing = False  # the value
         self._timer: asyncio.TimerHandle | None = None
         self._chunk_at: float | None = None  # when the last piece came
         self._is_trickling = False
@@ -100,11 +101,15 @@ class Body:
         return await requests.validate_large(model, value)
 
     def close(self) -> None:
-        """Lets go of everything; a large value goes in steps. A second call does nothing."""
+        """Lets go of everything. A second call does nothing.
+
+        A large value goes in steps, and counts until it is gone.
+        """
         self._chunks.clear()
-        self._holding.close()
         if self._timer is not None:
             self._timer.cancel()
         if self._value is not None:
-            free_in_steps(self._value)
-            self._value = None
+            self._is_freeing, value, self._value = True, self._value, None
+            free_in_steps(value, self._holding.close)
+        elif not self._is_freeing:
+            self._holding.close()

@@ -13,7 +13,7 @@ from era_kernels.errors import InvalidRequest
 from era_kernels.models import ExecSubmission
 from era_kernels.web.base import BaseHandler, HandlerContext
 from era_kernels.web.operations import Operation
-from era_kernels.web.requests import Env, TimeoutFields
+from era_kernels.web.requests import Env, TextList, TimeoutFields
 from era_kernels.web.responses import (
     ExecAnswer,
     TimedOutExecAnswer,
@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from era_kernels.services.sessions import SessionService
 
 SHELL = ("/bin/sh", "-c")
+# Characters of a command line that lists show: a quarter of the usual limit of the stack, which is
+# all that Linux takes; execve(2).
+MAX_LISTED = 2 * 1024 * 1024
 _DESCRIPTION = """\
 The program runs in the session's walls and its directory, beside the kernel and whatever
 runs there. It is an execution: listed, readable and followed like a run, and its header
@@ -63,7 +66,7 @@ class ExecRequest(TimeoutFields):
     )
 
     command: ArgumentText | None = Field(None, description="What `sh -c` runs.")
-    argv: list[ArgumentText] | None = Field(
+    argv: TextList[ArgumentText] | None = Field(
         None, min_length=1, description="A program, looked up in PATH, and its arguments."
     )
     env: Env | None = None
@@ -86,11 +89,23 @@ class ExecRequest(TimeoutFields):
         if self.command is not None and self.argv is None:
             return (*SHELL, self.command), self.command
         if self.argv is not None and self.command is None:
-            return tuple(self.argv), shlex.join(self.argv)
+            return tuple(self.argv), _join(self.argv)
         raise InvalidRequest(
             "Exactly one of `command` and `argv` is required.",
             hint="`command` is a text for the shell, `argv` a list: a program and its arguments.",
         )
+
+
+def _join(argv: list[str]) -> str:
+    """Returns the arguments as a line for the shell; one that Linux would refuse ends in `…`."""
+    quoted: list[str] = []
+    room = MAX_LISTED
+    for argument in argv:
+        quoted.append(shlex.quote(argument[:room]))
+        room -= len(argument) + 1
+        if room < 0:
+            return " ".join([*quoted, "…"])
+    return " ".join(quoted)
 
 
 class ExecHandlerBase(BaseHandler):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from tornado.httputil import HTTPServerRequest
 
 from era_kernels import json_codec
-from era_kernels.errors import TooLarge
+from era_kernels.errors import BadGateway, GatewayTimeout, TooLarge
 from era_kernels.json_incremental import free_in_steps
 from era_kernels.models import JsonObject
 from era_kernels.web import proxy_headers
@@ -57,8 +57,15 @@ def request_env(
 async def parse_answer(result: RunResult, place: Place) -> tuple[int, Headers, bytes]:
     """Returns status, headers and body: of a JSON object, which is the whole body, or of a text.
 
-    Other tasks run meanwhile: a program may print a bomb.
+    Other tasks run meanwhile: a program may print a bomb. Raises GatewayTimeout, BadGateway where
+    the answer is not all that the program would have said.
     """
+    if result.error is not None and result.error.code == "EXECUTION_TIMEOUT":
+        raise GatewayTimeout("The stored code gave no answer in time.")
+    if result.error is not None:
+        raise BadGateway(f"The stored code gave no whole answer. {result.error.message}")
+    if not result.is_stdout_whole:
+        raise BadGateway("The stored code printed more than max_answer_output allows.")
     body = result.stdout.encode("utf-8", "replace")
     value = await json_codec.loads_object_or_none_async(body)
     if value is None:

@@ -41,8 +41,7 @@ from era_kernels.web.base import (
     HandlerContext,
 )
 from era_kernels.web.connections import client_of
-from era_kernels.web.operations import Media, Operation
-from era_kernels.web.ports import MAX_PORT
+from era_kernels.web.ports import MAX_PORT, REACH_PORT
 from era_kernels.web.proxy_headers import Headers, Place, to_target
 from era_kernels.web.trailers import send_trailers
 from era_kernels.web.transfers import CONTENT_SECURITY_POLICY, UPLOAD_TIMEOUT
@@ -61,26 +60,15 @@ FORMAT = "/proxy/{id}/{port}/{path}"
 ANY_SIZE = 1 << 62  # bytes of a body, none of which is kept
 ANSWER_TIMEOUT = 300.0  # seconds from the end of a request to the head of its answer
 IDLE_TIMEOUT = 60.0  # seconds that the body of a request may pause
-EXIT_TIMEOUT = 124  # the exit code of a program that was ended at its deadline
 _SWITCHING_PROTOCOLS = 101
 _PORT = re.compile(r"0*([1-9][0-9]{0,4})")
-
-_DESCRIPTION = """\
-A request of any method, not of GET alone, is passed on to the program that listens on the port
-inside the session; so are WebSockets. Where nothing listens, the stored code answers."""
 
 
 class ProxyHandler(BaseHandler):
     """Serves a port of a session below a path of the API's host."""
 
     SUPPORTED_METHODS = METHODS
-    operations = {
-        "GET": Operation(
-            "Reach what listens on a port",
-            {200: Media("*/*", "Whatever the program answers, with any status.")},
-            description=_DESCRIPTION,
-        )
-    }
+    operations = {"GET": REACH_PORT}
 
     def initialize(
         self, context: HandlerContext, proxies: Proxies, handlers: RequestHandlers
@@ -275,8 +263,6 @@ class ProxyHandler(BaseHandler):
         )
         base_url = self.context.access.base_url(self.request)
         result = await self._handlers.run(self._session_id, code, env, base_url)
-        if result.exit_code == EXIT_TIMEOUT:
-            raise GatewayTimeout("The stored code gave no answer in time.")
         status, given, body = await handler_code.parse_answer(result, self._place)
         self._set_head(status, "", given)
         self.finish(None if status in (204, 304) else body)

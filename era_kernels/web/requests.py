@@ -12,6 +12,7 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    FailFast,
     Field,
     PlainValidator,
     RootModel,
@@ -44,6 +45,7 @@ _MAX_TIMEOUT = 1e12  # seconds; any greater timeout is refused for the same reas
 ITEMS_PER_SLICE = 256  # items of a list of models that are checked at once
 
 M = TypeVar("M", bound=BaseModel)
+T = TypeVar("T")
 
 
 class RequestModel(BaseModel):
@@ -84,6 +86,21 @@ def _bounded(max_names: int, kind: type[Sized]) -> BeforeValidator:
         return value
 
     return BeforeValidator(check)
+
+
+def _only_mistake(value: Any) -> Any:
+    """Leaves nothing but the first entry that is no text, where there is one."""
+    if isinstance(value, dict):
+        for name, text in value.items():
+            if not isinstance(text, str):
+                return {name: text}
+    return value
+
+
+class _FailFast(FailFast):
+    """Ends at the first item that is wrong; in a union, too, whose members Python hashes."""
+
+    __hash__ = object.__hash__
 
 
 def _check_object(value: Any) -> dict[str, Any]:
@@ -145,7 +162,9 @@ JsonMap = Annotated[
     PlainValidator(_check_object),
     WithJsonSchema({"type": "object", "additionalProperties": True}),
 ]
-TextMap = Annotated[dict[str, str], _bounded(MAX_ENTRIES, dict)]
+# Of a million wrong items the first one tells enough, and each error would take its time.
+TextList = Annotated[list[T], _FailFast(), _bounded(MAX_ENTRIES, list)]
+TextMap = Annotated[dict[str, str], BeforeValidator(_only_mistake), _bounded(MAX_ENTRIES, dict)]
 Env = Annotated[
     dict[str, Any],
     AfterValidator(_check_env),

@@ -29,6 +29,7 @@ from era_kernels.web.requests import (
     RequestModel,
     SessionId,
     StorageScopeField,
+    TextList,
 )
 from era_kernels.web.session_responses import (
     AllDeletedAnswer,
@@ -83,7 +84,7 @@ class CreateSession(RequestModel):
         None, description="Hosts that it may reach, where it has internet access; default all."
     )
     limits: SessionLimits | None = Field(None, description="Default: those of the server.")
-    mounts: list[str] | None = Field(
+    mounts: TextList[str] | None = Field(
         None, description="Names of directories that the operator offers, read-only at /mnt/NAME."
     )
     storage: StorageScopeField | None = Field(

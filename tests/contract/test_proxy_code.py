@@ -120,24 +120,104 @@ def test_too_slow_or_too_large(client: Client, session: SessionClient) -> None:
     assert client.http.post(place, content=b"x" * 90_000).text == "90000\n"
 
 
+def test_what_is_no_whole_answer(client: Client, session: SessionClient) -> None:
+    """Code that prints more than an answer holds is 502: a part of it would look like all."""
+    place = store(session, "import os\nprint('x' * int(os.environ['ERA_HTTP_PATH'][1:]))")
+    assert client.http.get(f"{place}/9000000").text == "x" * 9_000_000 + "\n"
+    check_error(client.http.get(f"{place}/11000000"), 502, "BAD_GATEWAY")
+
+
+# Programs that answer `?large` with so many lines, else with a JSON object of what they were told.
+LARGE_LINE, LARGE_LINES = "x" * 99, 20_000
 PROGRAMS = {
-    "node": "console.log(JSON.stringify({path: process.env.ERA_HTTP_PATH, status: 201}))",
-    "typescript": "enum A { x = 201 }\n"
-    "console.log(JSON.stringify({path: process.env.ERA_HTTP_PATH as string, status: A.x}))",
-    "deno": "const s: number = 201\n"
-    "console.log(JSON.stringify({path: Deno.env.get('ERA_HTTP_PATH'), status: s}))",
-    "go": 'package main\nimport ("fmt"; "os")\nfunc main() {\n'
-    'fmt.Printf(`{"path":"%s","status":201}`, os.Getenv("ERA_HTTP_PATH")) }',
+    "python": """
+import json, os, sys
+if os.environ["ERA_HTTP_QUERY"] == "?large":
+    for _ in range(20000):
+        print("x" * 99)
+    sys.exit(0)
+told = {name: text for name, text in os.environ.items() if name.startswith("ERA_HTTP_")}
+told["ERA_HTTP_HEADERS"] = json.loads(told["ERA_HTTP_HEADERS"])["x-own"]
+print(json.dumps({"told": told, "mode": os.environ["ERA_REQUEST_MODE"], "status": 203,
+                  "contentType": "application/x-own", "headers": {"X-Made": "1"}}))
+""",
+    "node": """
+const large = process.env.ERA_HTTP_QUERY === "?large", told = {};
+for (const name in process.env) {
+  if (name.startsWith("ERA_HTTP_")) told[name] = process.env[name];
 }
+told.ERA_HTTP_HEADERS = JSON.parse(told.ERA_HTTP_HEADERS)["x-own"];
+console.log(large ? ("x".repeat(99) + "\\n").repeat(20000).slice(0, -1) : JSON.stringify({told,
+  mode: process.env.ERA_REQUEST_MODE, status: 203, contentType: "application/x-own",
+  headers: {"X-Made": "1"}}));
+""",
+    "deno": """
+const told: Record<string, string> = {};
+for (const [name, text] of Object.entries(Deno.env.toObject())) {
+  if (name.startsWith("ERA_HTTP_")) told[name] = text;
+}
+told.ERA_HTTP_HEADERS = JSON.parse(told.ERA_HTTP_HEADERS)["x-own"];
+if (told.ERA_HTTP_QUERY === "?large") {
+  for (let n = 0; n < 20000; n++) console.log("x".repeat(99));
+} else {
+  console.log(JSON.stringify({told, mode: Deno.env.get("ERA_REQUEST_MODE"), status: 203,
+    contentType: "application/x-own", headers: {"X-Made": "1"}}));
+}
+""",
+    "go": """package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"strings"
+)
+
+func main() {
+	told := map[string]string{}
+	for _, line := range os.Environ() {
+		name, text, _ := strings.Cut(line, "=")
+		if strings.HasPrefix(name, "ERA_HTTP_") {
+			told[name] = text
+		}
+	}
+	var headers map[string]string
+	json.Unmarshal([]byte(told["ERA_HTTP_HEADERS"]), &headers)
+	told["ERA_HTTP_HEADERS"] = headers["x-own"]
+	if told["ERA_HTTP_QUERY"] == "?large" {
+		fmt.Print(strings.Repeat(strings.Repeat("x", 99)+"\\n", 20000))
+		return
+	}
+	json.NewEncoder(os.Stdout).Encode(map[string]any{"told": told, "status": 203,
+		"mode": os.Getenv("ERA_REQUEST_MODE"), "contentType": "application/x-own",
+		"headers": map[string]string{"X-Made": "1"}})
+}
+""",
+}
+PROGRAMS["typescript"] = PROGRAMS["node"].replace("told = {}", "told: Record<string, any> = {}")
 
 
 @pytest.mark.parametrize("language", PROGRAMS)
 def test_languages(client: Client, language: str) -> None:
-    """Other languages answer in the same way."""
+    """Code of every language is told of the whole request, and says the whole answer."""
     if not client.http.get("/health").json()["languages"][language]:
         pytest.skip(f"{language} is not installed")
     session = client.session(language)
     place = store(session, PROGRAMS[language])
-    answer = client.http.get(f"{place}/x")
-    assert (answer.status_code, answer.json()) == (201, {"path": "/x", "status": 201}), answer.text
+    content = "né ☃ \"'$(x)\n\0".encode() + b"\xff"
+    answer = client.http.request(
+        "PATCH", f"{place}/a%20b", content=content, headers={b"X-Own": b"\xe9"}
+    )
+    assert answer.status_code == 203, answer.text
+    assert (answer.headers["Content-Type"], answer.headers["X-Made"]) == ("application/x-own", "1")
+    assert answer.json() == {
+        "told": {
+            "ERA_HTTP_METHOD": "PATCH", "ERA_HTTP_PATH": "/a%20b", "ERA_HTTP_QUERY": "",
+            "ERA_HTTP_HEADERS": "é", "ERA_HTTP_PORT": "8080",
+            "ERA_HTTP_BODY": "né ☃ \"'$(x)\n\ufffd\ufffd",
+        },
+        "mode": "proxy", "status": 203, "contentType": "application/x-own",
+        "headers": {"X-Made": "1"},
+    }  # fmt: skip
+    assert client.http.get(f"{place}/?large").text == f"{LARGE_LINE}\n" * LARGE_LINES
     session.delete()

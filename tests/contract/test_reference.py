@@ -76,6 +76,17 @@ curl -X PATCH https://anewera.dev/api/sessions/my-session \
 "allowInternetAccess": true
 }'""",
 ]
+# The page names `allowPublicAccess` and says what it is for, without lines of its own.
+PUBLISH = r"""# Enable inbound proxy requests
+curl -X PATCH https://anewera.dev/api/sessions/my-session \
+-H "Content-Type: application/json" \
+-d '{
+"allowPublicAccess": true
+}'"""
+HOST = 'curl "https://anewera.dev/api/sessions/my-session/host?port=3000"'
+PROXY = r"""curl -X POST "https://anewera.dev/proxy/my-session/3000/users/1?full=true" \
+-H "Content-Type: application/json" \
+-d '{"name": "Bob"}'"""
 DUPLICATE = r"""curl -X POST https://anewera.dev/api/sessions/my-session/duplicate \
 -H "Content-Type: application/json" \
 -d '{
@@ -127,6 +138,22 @@ curl "https://anewera.dev/api/resources/list?namespace=myapp"
 curl "https://anewera.dev/api/resources/list?type=kv\""""
 RESOURCE_STATS = "curl https://anewera.dev/api/resources/stats"
 
+
+# Code that answers a request with what it is told of it.
+_TOLD = ("HTTP_METHOD", "HTTP_PATH", "HTTP_QUERY", "HTTP_BODY", "HTTP_PORT", "REQUEST_MODE")
+_NAMES = json.dumps([f"ERA_{name}" for name in _TOLD])
+_JAVASCRIPT = f"console.log(JSON.stringify({{told: {_NAMES}.map((name) => GET)}}))"
+REQUEST_HANDLERS = {
+    "python": f"import json, os\nprint(json.dumps({{'told': [os.environ[n] for n in {_NAMES}]}}))",
+    "node": _JAVASCRIPT.replace("GET", "process.env[name]"),
+    "typescript": _JAVASCRIPT.replace("(name)", "(name: string)").replace(
+        "GET", "process.env[name]"
+    ),
+    "deno": _JAVASCRIPT.replace("GET", "Deno.env.get(name)"),
+    "go": 'package main\nimport ("encoding/json"; "os")\nfunc main() {\nvar told []string\n'
+    f"for _, name := range []string{{{_NAMES[1:-1]}}} {{ told = append(told, os.Getenv(name)) }}\n"
+    'json.NewEncoder(os.Stdout).Encode(map[string]any{"told": told})\n}',
+}
 
 LANGUAGES = [programs for programs in ALL_PROGRAMS if programs.kernel is None]
 
@@ -315,6 +342,30 @@ def test_changes(curl: Any) -> None:
         check(answer["metadata"], **expected)
         assert "allowPublicAccess" in answer["metadata"]
         assert answer["updated_at"].endswith("Z")
+
+
+def test_host_and_proxy(
+    curl: Any, client: Client, server: Server, programs: KernelPrograms
+) -> None:
+    """Tell where a port is served; a request to it is answered by the code of the session."""
+    curl(CREATE)
+    for lines in (PUBLISH.replace("true", "false"), PUBLISH):
+        is_public = "true" in lines
+        check(json.loads(curl(lines))["metadata"], allowPublicAccess=is_public)
+    place = f"{server.base_url}/proxy/my-session/3000"
+    assert json.loads(curl(HOST)) == {
+        "url": place, "base_url": place, "session_id": "my-session", "port": 3000
+    }  # fmt: skip
+    check(json.loads(curl(PROXY)), code="NOTHING_LISTENING")
+    code = {"code": REQUEST_HANDLERS.get(programs.language, "none")}
+    client.http.put("/api/sessions/my-session/code", json=code).raise_for_status()
+    if programs.language not in REQUEST_HANDLERS:  # its kernel names no program that runs code
+        check(json.loads(curl(PROXY)), code="NOT_SUPPORTED")
+        return
+    check(
+        json.loads(curl(PROXY)),
+        told=["POST", "/users/1", "?full=true", '{"name": "Bob"}', "3000", "proxy"],
+    )
 
 
 def test_delete(curl: Any) -> None:

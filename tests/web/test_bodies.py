@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from era_kernels.concurrency.memory_in_work import MemoryInWork
 from era_kernels.web import bodies
 from era_kernels.web.bodies import SMALL_CHUNK, Body
+from era_kernels.web.requests import RequestModel
 
 
 @pytest.fixture
@@ -42,3 +45,16 @@ async def test_small_pieces_that_come_at_once_are_read(
     """A body of many short chunks takes no longer than another one."""
     monkeypatch.setattr(bodies, "PAUSE_SECONDS", 3600)
     assert [body.add(b"a") for _ in range(1000)] == [None] * 1000
+
+
+async def test_a_large_value_counts_until_it_is_gone() -> None:
+    """It goes in steps, and is in memory until the last one."""
+    memory = MemoryInWork()
+    body = Body(memory, lambda: None)
+    body.add(b'{"a":[%b1]}' % (b"[]," * 200_000))
+    await body.parse(RequestModel, body.take())
+    body.close()
+    body.close()
+    assert memory.total
+    while memory.total:
+        await asyncio.sleep(0.01)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from tornado.httputil import HTTPHeaders, HTTPServerRequest, RequestStartLine
 
-from era_kernels.errors import TooLarge
+from era_kernels.errors import BadGateway, GatewayTimeout, TooLarge
+from era_kernels.models import ErrorEvent
 from era_kernels.services.executions.result import RunResult
 from era_kernels.web.handler_code import MAX_BODY, parse_answer, request_env
 from era_kernels.web.proxy_headers import Headers, Place
@@ -19,6 +20,7 @@ JSON, TEXT = "application/json; charset=utf-8", "text/plain; charset=utf-8"
     [
         ("hello\n", 0, 200, TEXT),
         ("hello\n", 3, 500, TEXT),
+        ("hello\n", 124, 500, TEXT),  # the program's own end, which is none at the deadline
         ("", 0, 200, TEXT),
         ("[1]", 0, 200, TEXT),
         ("1", 0, 200, TEXT),
@@ -42,6 +44,17 @@ async def test_answers(stdout: str, exit_code: int, status: int, kind: str) -> N
     """The body is what was printed, whole and unchanged."""
     result = RunResult("e", "s1", stdout=stdout, exit_code=exit_code)
     assert await parse_answer(result, PLACE) == (status, [("Content-Type", kind)], stdout.encode())
+
+
+@pytest.mark.parametrize("stdout", ["text", '{"status": 201}'])
+async def test_what_is_not_whole(stdout: str) -> None:
+    """What was cut short is no answer, whatever it looks like."""
+    for code, expected in (("EXECUTION_TIMEOUT", GatewayTimeout), ("OUTPUT_LIMIT", BadGateway)):
+        error = ErrorEvent("Title", "It was ended.", code)
+        with pytest.raises(expected):
+            await parse_answer(RunResult("e", "s1", stdout=stdout, error=error), PLACE)
+    with pytest.raises(BadGateway, match="max_answer_output"):
+        await parse_answer(RunResult("e", "s1", stdout=stdout, is_stdout_whole=False), PLACE)
 
 
 async def test_headers() -> None:

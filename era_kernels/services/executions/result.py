@@ -31,6 +31,7 @@ class RunResult:
     """Holds everything that a run produced; fields known only at its end are None before.
 
     `results` are `{type, data, metadata}`; `error` is the server's error, if there was one.
+    `truncated` says that something is left out, `is_stdout_whole` that it is not of stdout.
     """
 
     execution_id: str
@@ -39,6 +40,7 @@ class RunResult:
     stderr: str = ""
     results: list[JsonObject] = field(default_factory=list)
     truncated: bool = False
+    is_stdout_whole: bool = True
     exit_code: int | None = None
     execution_time_ms: float | None = None
     duration: str | None = None
@@ -242,12 +244,14 @@ class ResultBuilder:
         out, err = self._stdout, self._stderr
         remaining = max(0, self._max_bytes - self._rich_outputs.size)
         stderr_size = min(err.size, max(remaining // 2, remaining - out.size))
+        stdout_size = remaining - stderr_size
         run_result = RunResult(
             *self._ids,
-            stdout=out.text(remaining - stderr_size),
+            stdout=out.text(stdout_size),
             stderr=err.text(stderr_size),
             results=self._rich_outputs.results(),
             truncated=out.size + err.size > remaining or self._rich_outputs.has_omissions,
+            is_stdout_whole=out.size <= stdout_size,
             error=self._error,
         )
         if self._done is not None:

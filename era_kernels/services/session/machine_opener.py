@@ -60,8 +60,9 @@ class MachineOpener:
                 ),
                 on_late_output=discard_output if log is None else log.write,
             )
-        machine.services.recheck_internet()  # a change may have come while the kernel started
+        await machine.services.apply_internet()  # a change may have come while the kernel started
         context.kernel_limiter.acquire(self._borrower)
+        context.machines[session.id] = machine
         machine.ended.add_done_callback(partial(self._on_machine_ended, machine))
         if with_kernel:
             await self._record_start(machine)
@@ -96,6 +97,8 @@ class MachineOpener:
     def _on_machine_ended(self, machine: Machine, ended: asyncio.Future[ExitInfo]) -> None:
         task = asyncio.create_task(self._release_when_gone(machine))
         self._releases.add(task)
+        if self._context.machines.get(self._state.session.id) is machine:
+            del self._context.machines[self._state.session.id]
         task.add_done_callback(self._releases.discard)
         self._notify_ended()
 

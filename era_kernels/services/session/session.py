@@ -126,7 +126,7 @@ class LiveSession:
             self._context.public_requests.close(self.session.id)
         machine = self._session_machine.find()
         if machine is not None:
-            machine.services.recheck_internet()
+            await machine.services.apply_internet()
 
     async def change_file(self, operation: Callable[[], Awaitable[FileChange]]) -> None:
         """Lets `operation` put or delete a file, never while `after_run` looks at the files.

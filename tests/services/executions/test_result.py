@@ -93,7 +93,9 @@ def test_output_past_the_bound_keeps_head_and_tail() -> None:
     """With one byte more, the middle is left out, with a marker that tells how much."""
     run_result = build_result(Stdout("abcdefghijk"), max_bytes=10)
     assert run_result.stdout == "abcde\n[... 1 bytes left out ...]\nghijk"
-    assert run_result.truncated
+    assert run_result.truncated and not run_result.is_stdout_whole
+    run_result = build_result(Stdout("abcde"), Stderr("x" * 20), max_bytes=10)
+    assert run_result.truncated and run_result.is_stdout_whole
 
 
 def test_short_stream_is_not_cut_for_a_long_one() -> None:
