@@ -3,6 +3,8 @@
 #
 # The server listens on all addresses of the container, and refuses to do so without a token.
 
+# With `--device /dev/net/tun` sessions with internet access send packets, too, by pasta (passt).
+
 # What sessions find installed: `--build-arg EXTRAS=` leaves numpy, pandas and matplotlib out, and is
 # 200 MB smaller.
 ARG EXTRAS=[science]
@@ -20,6 +22,8 @@ ARG EXTRAS
 RUN --mount=type=bind,from=build,source=/wheels,target=/wheels \
     pip install --no-cache-dir --no-index --find-links /wheels "era-kernels$EXTRAS" \
     && PIP_NO_CACHE_DIR=1 era-kernels install --require-all \
+    && apt-get update -qq && apt-get install -y -qq --no-install-recommends passt > /dev/null \
+    && rm -rf /var/lib/apt/lists/* \
     && useradd --uid 10001 --no-create-home --home-dir /data --shell /usr/sbin/nologin era \
     && install -d -o era -m 700 /data
 USER era

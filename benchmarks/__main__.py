@@ -21,6 +21,7 @@ from benchmarks import (
     files,
     go,
     hostile,
+    internet,
     isolation_cost,
     kv,
     languages,
@@ -171,6 +172,7 @@ def main() -> int:
     show(kv.rows(long=long))
     show(storage_load.rows())
     show(proxy.rows())
+    show(internet.rows())
     return missed
 
 

@@ -1,7 +1,20 @@
-"""Runs the command `era-kernels` for `python -m era_kernels`."""
+"""Runs the command `era-kernels`, also for `python -m era_kernels`."""
 
 from __future__ import annotations
 
-from era_kernels.cli import main
+import sys
 
-main(prog_name="era-kernels")
+from era_kernels.allocator import use_c_library
+
+
+def run() -> None:
+    """Runs the command; that of a server begins with its choice of memory, before all imports."""
+    if sys.argv[1:2] == ["serve"]:
+        use_c_library()
+    from era_kernels.cli import main
+
+    main(prog_name="era-kernels")
+
+
+if __name__ == "__main__":
+    run()

@@ -16,6 +16,7 @@ from era_kernels import limit_settings
 from era_kernels.concurrency.memory_in_work import MemoryInWork
 from era_kernels.egress.addresses import AddressPolicy
 from era_kernels.egress.connector import Connector
+from era_kernels.egress.outbound import HostNetwork
 from era_kernels.egress.proxy import EgressProxy
 from era_kernels.egress.resolver import Resolver
 from era_kernels.kernels.languages import Languages
@@ -86,7 +87,7 @@ async def open_app(settings: Settings) -> AsyncIterator[App]:
         sockets = stack.enter_context(bound_sockets(settings.host, settings.port))
         languages = load_languages(settings)
         metrics, memory, public = Metrics(), MemoryInWork(settings.memory_in_work), PublicRequests()
-        _start_trimming(stack)
+        _start_trimming(stack, memory)
         stores = await open_stores(stack, undo, settings, metrics)
         context = _handler_context(settings, metrics, memory)
         storage = _open_storage_listener(stack, settings, stores, context)
@@ -127,8 +128,8 @@ async def open_app(settings: Settings) -> AsyncIterator[App]:
         yield App(web.url, host.isolation, names, sessions, web, stopping)
 
 
-def _start_trimming(stack: AsyncExitStack) -> None:
-    trimmer = HeapTrimmer()
+def _start_trimming(stack: AsyncExitStack, memory: MemoryInWork) -> None:
+    trimmer = HeapTrimmer(in_work=lambda: memory.total)
     stack.push_async_callback(trimmer.aclose)
     trimmer.start()
 
@@ -173,6 +174,7 @@ async def _open_host(
     runtime = stack.enter_context(runtime_dirs.private_runtime_dir())
     stack.enter_context(hold_in_use(languages.toolchains))
     make_toolchain_dir(undo, settings.toolchain_dir)
+    network = HostNetwork(settings.egress_allow_cidrs)
     policy = IsolationPolicy(
         strongest_tier=settings.strongest_tier,
         weakest_tier=UNSANDBOXED_TIER if settings.allow_unsandboxed else settings.min_tier,
@@ -188,8 +190,11 @@ async def _open_host(
         spare_count=1,
         server_memory=settings.server_memory,
         disk_reserve=DiskReserve(settings.disk_reserve),
+        find_rules=network.find_rules,
     )
     stack.push_async_callback(sandboxes.aclose)
+    network.watch(sandboxes.outbounds.refresh)
+    stack.callback(network.close)
     host = KernelHost(languages, sandboxes, storage.attach, memory, internet.attach)
     stack.push_async_callback(host.aclose)
     return host

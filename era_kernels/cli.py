@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from era_kernels.doctor import Finding
     from era_kernels.install.readiness import Readiness
 
-FULL_COLLECTION_THRESHOLD = 200  # collections of the middle generation before a full one
+# Collections of the middle generation before a full one: it is made sooner, in a calm moment.
+FULL_COLLECTION_THRESHOLD = 10_000
 
 _COLOURS = {"ok": "green", "lacks": "yellow", "broken": "red"}
 

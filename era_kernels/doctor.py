@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from era_kernels.egress.outbound import HostNetwork
 from era_kernels.errors import StartError, WeakTier3Refused
 from era_kernels.kernels.kernelspecs import NO_TCP, OPEN_SOCKETS, Kernelspec
 from era_kernels.kernels.languages import Languages
@@ -238,7 +239,12 @@ async def _probe_isolation(settings: Settings) -> IsolationProfile:
             allow_weak_tier3=settings.allow_weak_tier3,
         )
         sandboxes = await Sandboxes.open(
-            Path(directory), (), (), policy, server_memory=settings.server_memory
+            Path(directory),
+            (),
+            (),
+            policy,
+            server_memory=settings.server_memory,
+            find_rules=HostNetwork(settings.egress_allow_cidrs).find_rules,
         )
         await sandboxes.aclose()
         return sandboxes.profile

@@ -198,17 +198,23 @@ def iterdumps(value: Mapping[str, Any]) -> Iterator[bytes]:
 
 async def dumps_async(value: Mapping[str, Any], size: int) -> bytes:
     """Returns the same as `dumps`, of about `size` bytes, and lets other tasks run meanwhile."""
+    return b"".join(await dump_pieces(value, size))
+
+
+async def dump_pieces(value: Mapping[str, Any], size: int) -> list[bytes]:
+    """Returns the same in pieces, none of which is empty, for who joins them anyway."""
     if size > SLICE_BYTES:
-        return b"".join(await run_cooperatively(_collect_chunks(value)))
+        return await run_cooperatively(_collect_chunks(value))
     if size > THREAD_BYTES:
-        return await asyncio.to_thread(dumps, value)
-    return dumps(value)
+        return [await asyncio.to_thread(dumps, value)]
+    return [dumps(value)]
 
 
 def _collect_chunks(value: Mapping[str, Any]) -> Stepwise[list[bytes]]:
     chunks = []
     for chunk in iterdumps(value):
-        chunks.append(chunk)
+        if chunk:
+            chunks.append(chunk)
         yield
     return chunks
 

@@ -37,6 +37,7 @@ def service_limits(settings: Settings) -> ServiceLimits:
         max_execution_output=settings.max_execution_output,
         max_workspace=settings.session_workspace,
         public_by_default=not settings.has_tokens,
+        allow_internet=settings.allow_internet,
     )
 
 

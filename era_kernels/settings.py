@@ -233,6 +233,9 @@ class Settings(BaseSettings):
     allow_unsandboxed: bool = Field(
         False, description="Start even where no walls can be had: code may do what the server may."
     )
+    allow_internet: bool = Field(
+        True, description="Whether callers may give sessions internet access; without, none has it."
+    )
     allow_hosts: HostList | None = Field(
         None,
         description="Hosts that sessions with internet access may reach, as a.org,*.b.org.",

@@ -278,13 +278,14 @@ class FakeMachine:
 
 
 class FakeServices:
-    """Keeps what the internet access was at each `recheck_internet`."""
+    """Keeps what the internet access was at each `apply_internet`."""
 
     def __init__(self) -> None:
         self.permissions = DEFAULT_PERMISSIONS
         self.rechecks: list[InternetAccess] = []
+        self.internet_problem: str | None = None
 
-    def recheck_internet(self) -> None:
+    async def apply_internet(self) -> None:
         self.rechecks.append(self.permissions.internet())
 
 

@@ -91,6 +91,7 @@ class ServerTemplate:
         with other:
             self._process = subprocess.Popen(
                 [sys.executable, __file__, str(other.fileno())],
+                env={**os.environ, "PYTHONMALLOC": "malloc"},  # as servers have it
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=[other.fileno()],

@@ -54,6 +54,7 @@ STANDARD_LIBRARY_ONLY = {
     "json_incremental": set(),
     "logs": set(),
     "own_cgroups": set(),
+    "netlink": set(),
     "storage/d1/worker": set(),
     "safe_fs": set(),
     "sandbox/linux": set(),

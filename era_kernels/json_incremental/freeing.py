@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from typing import Any
 
@@ -11,6 +12,7 @@ from era_kernels.concurrency.cooperative import SLICE_SECONDS, YIELD_SECONDS, St
 CONTAINERS_PER_STEP = 256
 ITEMS_PER_STEP = 4096
 _CONTAINERS = (dict, list)
+_OWN_REFERENCES = 2  # to what one variable holds: that, and the argument of `getrefcount`
 
 
 def free_in_steps(value: Any) -> None:
@@ -49,8 +51,23 @@ def free_stepwise(held: list[Any]) -> Stepwise[None]:
         if index % CONTAINERS_PER_STEP == 0:
             yield
     node = items = part = None
-    for start in range(0, index, CONTAINERS_PER_STEP):
-        stop = min(start + CONTAINERS_PER_STEP, index)
-        held[start:stop] = [None] * (stop - start)
-        yield
+    for number in range(index):
+        node, held[number] = held[number], None
+        if len(node) > ITEMS_PER_STEP and sys.getrefcount(node) == _OWN_REFERENCES:
+            yield from _empty(node)
+        if number % CONTAINERS_PER_STEP == 0:
+            node = None
+            yield
+    node = None
     held.clear()
+
+
+def _empty(node: Any) -> Stepwise[None]:
+    """Takes everything out of a long container that nobody else holds."""
+    while node:
+        if isinstance(node, dict):
+            for _ in range(min(len(node), ITEMS_PER_STEP)):
+                node.popitem()
+        else:
+            del node[-ITEMS_PER_STEP:]
+        yield

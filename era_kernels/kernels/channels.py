@@ -172,9 +172,9 @@ class ChannelConnection:
         if needs_reader != self._has_reader and self._socket is not None:
             self._has_reader = needs_reader
             if needs_reader:
-                self._loop.add_reader(self._socket, self._read_slice)
+                self._loop.add_reader(self._socket.fileno(), self._read_slice)
             else:
-                self._loop.remove_reader(self._socket)
+                self._loop.remove_reader(self._socket.fileno())
 
     def _schedule_turn(self) -> None:
         """Schedules a turn of reading: there may be messages that arrived before a pause."""

@@ -47,7 +47,7 @@ from era_kernels.models import (
 )
 from era_kernels.sandbox.server.listeners import ChannelListeners
 from era_kernels.sandbox.server.process_command import Command, ProcessNotStarted
-from era_kernels.sandbox.server.sandbox_end import end_all
+from era_kernels.sandbox.server.sandbox_end import end_one
 
 log = logging.getLogger(__name__)
 
@@ -120,10 +120,12 @@ class Machine:
         Raises KernelStartFailed; the machine has ended then.
         """
         try:
+            starts = []
             if offer.storage is not None:
-                await self.services.serve_storage(offer.storage, permissions)
+                starts.append(self.services.serve_storage(offer.storage, permissions))
             if offer.internet is not None:
-                await self.services.serve_internet(offer.internet, permissions)
+                starts.append(self.services.serve_internet(offer.internet, permissions))
+            await asyncio.gather(*starts)  # both requests are on their way at once
         except BaseException:
             await self.aclose(KERNEL_NOT_STARTED)
             raise
@@ -302,7 +304,7 @@ class Machine:
             self._close_task = asyncio.create_task(self._end_sandbox(exit_info.description))
 
     async def _end_sandbox(self, reason: str | None) -> None:
-        await end_all([partial(self._sandbox.aclose, reason)])
+        await end_one(partial(self._sandbox.aclose, reason))
 
     def _on_sandbox_ended(self, ended: asyncio.Future[ExitInfo]) -> None:
         if not ended.cancelled():

@@ -75,6 +75,7 @@ class MachineServices:
         self._sandbox = sandbox
         self._ports = ports
         self._internet: ServedInternet | None = None
+        self._access: Callable[[], InternetAccess] = lambda: NO_INTERNET
 
     async def serve_storage(self, serve: ServeStorage, permissions: Permissions) -> None:
         """Has storage served, until the sandbox ends. Raises KernelStartFailed."""
@@ -91,6 +92,8 @@ class MachineServices:
         listener = await self._listen(PROXY_PORT)
         served = self._internet = serve(listener, permissions.internet)
         self._sandbox.ended.add_done_callback(lambda _: served.close())
+        self._access = permissions.internet
+        await self.apply_internet()
         for name, value in (
             ("HTTP_PROXY", listener.url),
             ("HTTPS_PROXY", listener.url),
@@ -98,10 +101,20 @@ class MachineServices:
         ):
             self.env[name] = self.env[name.lower()] = value
 
-    def recheck_internet(self) -> None:
-        """Cuts off the connections to the internet that are not allowed any more."""
+    async def apply_internet(self) -> None:
+        """Has what is allowed at this moment; returns when it is so, and all else is cut off.
+
+        Packets have a way out where all hosts may be reached: of those to some hosts only the proxy
+        knows the names.
+        """
         if self._internet is not None:
             self._internet.recheck()
+            await self._sandbox.outbound.switch(self._access().is_unbounded)
+
+    @property
+    def internet_problem(self) -> str | None:
+        """Why packets have no way out, although they may; the proxy serves all the same."""
+        return self._sandbox.outbound.problem
 
     async def _listen(self, port: int) -> SessionListener:
         listener = await self._sandbox.listen(port)

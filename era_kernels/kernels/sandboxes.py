@@ -60,7 +60,34 @@ class SandboxProcess(Protocol):
         """Signals its group; `kill_group_on_exit` kills what is left of the group at its end."""
 
 
-class Sandbox(Protocol):
+class Outbound(Protocol):
+    """The way out of a sandbox's network for packets."""
+
+    @property
+    def problem(self) -> str | None:
+        """Why there is none although it is wanted."""
+
+    async def switch(self, wanted: bool) -> None:
+        """Opens or closes it; returns when packets flow, or none does any more."""
+
+
+class SandboxNetwork(Protocol):
+    """The network of a sandbox, as the server uses it."""
+
+    @property
+    def outbound(self) -> Outbound:
+        """The way out for packets."""
+
+    async def listen(self, port: int) -> SessionListener:
+        """Returns a socket on which the server listens to this code. Raises KernelStartFailed."""
+
+    async def connect(
+        self, port: int, timeout: float = ..., *, address: str = ...
+    ) -> socket.socket:
+        """Returns a connection to what listens on that TCP port in the sandbox. Raises OSError."""
+
+
+class Sandbox(SandboxNetwork, Protocol):
     """What holds all processes of a session: they end with it."""
 
     @property
@@ -94,14 +121,6 @@ class Sandbox(Protocol):
 
         Raises ProcessNotStarted, and KernelStartFailed when the sandbox cannot start any.
         """
-
-    async def listen(self, port: int) -> SessionListener:
-        """Returns a socket on which the server listens to this code. Raises KernelStartFailed."""
-
-    async def connect(
-        self, port: int, timeout: float = ..., *, address: str = ...
-    ) -> socket.socket:
-        """Returns a connection to what listens on that TCP port in the sandbox. Raises OSError."""
 
     async def aclose(self, reason: str | None = None) -> None:
         """Ends all processes, and returns when they are gone. Raises EndUnfinished."""

@@ -45,7 +45,7 @@ class SocketWriter:
     def close(self) -> None:
         """Drops all that waits; called before the socket is closed. A second call does nothing."""
         if self._has_writer and self._socket is not None:
-            self._loop.remove_writer(self._socket)
+            self._loop.remove_writer(self._socket.fileno())
         self._has_writer, self._is_closed = False, True
         self._pieces.clear()
         self.pending_bytes = 0
@@ -66,9 +66,9 @@ class SocketWriter:
             return
         self._has_writer = bool(self._pieces)
         if self._has_writer:
-            self._loop.add_writer(self._socket, self._send)
+            self._loop.add_writer(self._socket.fileno(), self._send)
         else:
-            self._loop.remove_writer(self._socket)
+            self._loop.remove_writer(self._socket.fileno())
 
     def _discard_sent(self, count: int) -> None:
         self.pending_bytes -= count

@@ -9,6 +9,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Self
 
+# What `Isolation.missing` tells where packets have no way out; why is told behind it.
+PROXY_ONLY = (
+    "network: the internet, where a session has access, is reached by the HTTP proxy alone, "
+    "by no UDP and no DNS"
+)
 MAX_HOST_PATTERNS = 256
 _LABEL = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 HOST_PATTERN = re.compile(rf"(\*\.)?{_LABEL}(\.{_LABEL})*|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*")
@@ -72,9 +77,27 @@ class InternetAccess:
     is_on: bool = False
     hosts: tuple[HostPatterns, ...] = ()
 
+    @property
+    def is_unbounded(self) -> bool:
+        """True when every host may be reached, so that no name needs to be known."""
+        return self.is_on and not self.hosts
+
     def allows(self, host: str) -> bool:
         """Returns whether a host may be reached, whose name is in the form of `normalize_host`."""
         return self.is_on and all(patterns.allows(host) for patterns in self.hosts)
+
+
+@dataclass(frozen=True, slots=True)
+class OutboundRules:
+    """What packets of sessions may reach, where they leave as packets.
+
+    The first rule that matches decides, and what none matches is refused: an address, the length of
+    its network's prefix, and whether packets may go there. `families` (of `socket`) are those by
+    which the host reaches others.
+    """
+
+    rules: tuple[tuple[str, int, bool], ...]
+    families: tuple[int, ...]
 
 
 NO_INTERNET = InternetAccess()

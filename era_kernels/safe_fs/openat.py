@@ -17,6 +17,9 @@ RESOLVE_NO_SYMLINKS = 0x04
 RESOLVE_BENEATH = 0x08
 MAX_ATTEMPTS = 16  # attempts to open a path on which directories are being renamed
 
+# The process or its host has too little left: that says nothing of the file, and may pass.
+SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+
 _DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -29,6 +32,12 @@ class _OpenHow(ctypes.Structure):
         ("mode", ctypes.c_uint64),
         ("resolve", ctypes.c_uint64),
     ]
+
+
+def raise_shortage(error: OSError) -> None:
+    """Raises the error again where it is one of SHORTAGES, which must not pass for a finding."""
+    if error.errno in SHORTAGES:
+        raise error
 
 
 def open_beneath(

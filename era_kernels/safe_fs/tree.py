@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-from era_kernels.safe_fs.openat import grant_owner_access, open_directory
+from era_kernels.safe_fs.openat import grant_owner_access, open_directory, raise_shortage
 
 log = logging.getLogger(__name__)
 
@@ -33,27 +33,30 @@ def walk(
     """Yields the relative path and status of each regular file below a directory, in no order.
 
     Skips directories for which `skip(folder, name)` is true, which cannot be opened or whose path
-    is longer than a path may be; stops after `max_entries` entries.
+    is longer than a path may be; stops after `max_entries` entries. Raises OSError for a shortage,
+    as of descriptors: what could not be looked at is not missing.
     """
     entries_left = max_entries
     folders = [""]
     while folders:
         folder = folders.pop()
-        with suppress(OSError), closing_fd(open_directory(root, folder or ".")) as directory:
-            for entry in _list_entries(directory):
-                entries_left -= 1
-                if entries_left < 0:
-                    log.warning(
-                        "a workspace is too large to be listed", extra={"most": max_entries}
-                    )
-                    return
-                path = folder + entry.name
-                if entry.is_dir(follow_symlinks=False):
-                    if not skip(folder, entry.name):
-                        folders.append(path + "/")
-                elif entry.is_file(follow_symlinks=False):
-                    with suppress(FileNotFoundError):  # removed just now
-                        yield path, entry.stat(follow_symlinks=False)
+        try:
+            with closing_fd(open_directory(root, folder or ".")) as directory:
+                for entry in _list_entries(directory):
+                    entries_left -= 1
+                    if entries_left < 0:
+                        extra = {"most": max_entries}
+                        log.warning("a workspace is too large to be listed", extra=extra)
+                        return
+                    path = folder + entry.name
+                    if entry.is_dir(follow_symlinks=False):
+                        if not skip(folder, entry.name):
+                            folders.append(path + "/")
+                    elif entry.is_file(follow_symlinks=False):
+                        with suppress(FileNotFoundError):  # removed just now
+                            yield path, entry.stat(follow_symlinks=False)
+        except OSError as error:
+            raise_shortage(error)
 
 
 def remove_tree(parent: int, name: str, seconds: float = math.inf) -> bool:
@@ -61,6 +64,7 @@ def remove_tree(parent: int, name: str, seconds: float = math.inf) -> bool:
 
     Never follows a symbolic link. Entries that cannot be removed are logged and remain. Returns
     False when `seconds` were not enough: what is left has that name, and another call goes on.
+    Raises OSError for a shortage, as of descriptors: another call goes on then, too.
     """
     try:
         if not stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
@@ -74,6 +78,7 @@ def remove_tree(parent: int, name: str, seconds: float = math.inf) -> bool:
     except FileNotFoundError:
         return True
     except OSError as error:
+        raise_shortage(error)
         _log_remaining(name, error)
     return True
 
@@ -154,6 +159,7 @@ class _TreeRemover:
         self._folders.append(name)
 
     def _on_failure(self, name: str, error: OSError) -> None:
+        raise_shortage(error)
         self._has_failed = True
         _log_remaining(name, error)
 

@@ -33,14 +33,14 @@ class KernelLimiter:
 
         Raises AtCapacity when `max_kernels` others are counted already, or `max_programs` run.
         """
-        more = self._borrowers.total() - self.borrowed
+        more = self._borrowers.total() - len(self._borrowers)
         if borrower in self._borrowers and more >= self._max_programs:
             raise AtCapacity(
                 f"All {self._max_programs} programs that may run beside kernels do so.",
                 hint="Wait until one has ended, or raise the number of open files (ulimit -n).",
                 retry_after=RETRY_AFTER_SECONDS,
             )
-        if borrower not in self._borrowers and self.borrowed >= self._max_kernels:
+        if borrower not in self._borrowers and len(self._borrowers) >= self._max_kernels:
             raise AtCapacity(
                 f"No kernel is free: max_kernels is {self._max_kernels}.",
                 hint="A session keeps its kernel while it is idle: delete one that is not needed, "

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 
-from era_kernels.kernels.kernelspecs import Kernelspec
-from era_kernels.kernels.machine import KernelHost
+from era_kernels.kernels.machine import KernelHost, Machine
 from era_kernels.models import (
     ALL_STORAGE,
     MIB,
     HostPatterns,
     InternetAccess,
+    Isolation,
     Limits,
     Session,
     SessionPaths,
     StorageScope,
 )
+from era_kernels.models.internet import PROXY_ONLY
 from era_kernels.services.capacity import KernelLimiter
 from era_kernels.services.executions.notices import SessionLimits
 from era_kernels.services.executions.service import ExecutionService
@@ -29,6 +30,8 @@ from era_kernels.storage.files import FileStore
 from era_kernels.storage.sessions import SessionStore
 from era_kernels.storage.stored_code import CodeStore
 from era_kernels.storage.workspaces import Workspaces
+
+_LIMITS = tuple(one.name for one in fields(Limits))
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,23 +53,30 @@ class ServiceContext:
     public_requests: PublicRequests
     default_storage: StorageScope = ALL_STORAGE
     allow_hosts: HostPatterns | None = None  # that sessions may reach; None: all
-
-    async def kernelspec_of(self, session: Session) -> Kernelspec:
-        """Returns the kernel of a session. Raises LanguageUnavailable, UnsupportedLanguage.
-
-        The operator may have taken away what the session was created with.
-        """
-        return await self.host.languages.available_kernel(session.language, session.kernel)
+    machines: dict[str, Machine] = field(default_factory=dict)  # that are open, by session
 
     def storage_scope_of(self, session: Session) -> StorageScope:
         """Returns the namespaces that a session's code may use."""
         return self.default_storage if session.storage is None else session.storage
 
     def internet_access_of(self, session: Session) -> InternetAccess:
-        """Returns what a session's code may reach of the internet."""
+        """Returns what a session's code may reach of the internet.
+
+        The operator may have taken away what the session was given.
+        """
         bounds = (self.allow_hosts, session.allow_hosts)
         hosts = tuple(patterns for patterns in bounds if patterns is not None)
-        return InternetAccess(session.allow_internet, hosts)
+        is_on = session.allow_internet and self.service_limits.allow_internet
+        return InternetAccess(is_on, hosts)
+
+    def isolation_of(self, session: Session) -> Isolation:
+        """Returns the isolation of a session, with what is missing of it at this moment."""
+        isolation, machine = self.host.isolation, self.machines.get(session.id)
+        problem = None if machine is None else machine.services.internet_problem
+        if problem is None:
+            return isolation
+        missing = (*isolation.missing, f"{PROXY_ONLY} at this moment: {problem}")
+        return replace(isolation, missing=missing)
 
     def limits_for(self, session: Session) -> Limits:
         """Returns the limits of a session's processes: the server's, capped by the session's."""
@@ -89,8 +99,8 @@ class ServiceContext:
     def enforced_limits(self, session: Session) -> SessionLimits:
         """Returns the limits that keep a session's processes from something on this host."""
         enforceable = self.host.enforceable
-        limits = asdict(self.limits_for(session))
-        enforced = {name: limit for name, limit in limits.items() if name in enforceable}
+        limits = self.limits_for(session)
+        enforced = {name: getattr(limits, name) for name in _LIMITS if name in enforceable}
         return SessionLimits(Limits(**enforced), session.limits)
 
     def paths_for(self, session: Session) -> SessionPaths:

@@ -43,7 +43,7 @@ class SessionCreator:
 
         With `exist_ok` a session that has the id and the language already is returned instead.
         Nothing is left of a session that is refused. Raises InvalidId, InvalidRequest,
-        UnsupportedLanguage, SessionExists, AtCapacity, TooLarge, NotEnforceable,
+        UnsupportedLanguage, SessionExists, AtCapacity, TooLarge, Forbidden, NotEnforceable,
         InsufficientStorage, StorageFailed, EndUnfinished.
         """
         await self._check(new)
@@ -57,6 +57,7 @@ class SessionCreator:
 
     async def _check(self, new: NewSession) -> None:
         check_session_id(new.id)
+        self._context.service_limits.check_internet(allow_internet=new.allow_internet)
         await check_changes(
             self._context.host,
             data=new.data,
@@ -125,5 +126,5 @@ class SessionCreator:
         except BaseException:
             await self._context.workspaces.remove(directory)
             raise
-        await self._context.workspaces.unfinished.keep(directory)
+        self._context.workspaces.unfinished.keep_soon(directory)
         return session

@@ -42,9 +42,8 @@ from era_kernels.services.session_endings import (
 from era_kernels.services.ttl import TtlEntry, TtlTimer
 from era_kernels.services.validation import (
     check_changes,
-    check_run_env,
     check_session_id,
-    check_update_data,
+    check_submission,
 )
 from era_kernels.storage.workspaces import Snapshot
 
@@ -179,8 +178,9 @@ class SessionService:
     async def update(self, session_id: str, **changes: object) -> SessionView:
         """Changes fields: `data`, `metadata`, `default_timeout`, `ttl`, `storage`, `allow_…`.
 
-        Raises SessionNotFound, InvalidRequest, TooLarge, NotEnforceable.
+        Raises SessionNotFound, InvalidRequest, TooLarge, Forbidden, NotEnforceable.
         """
+        self._context.service_limits.check_internet(**changes)
         await check_changes(self._context.host, **changes)
         timeout = changes.get("default_timeout")
         if isinstance(timeout, int | float):
@@ -283,15 +283,18 @@ class SessionService:
         self._check_open()
         async with self.borrow(session_id) as live:
             self._check_open()
-            check_run_env(submission, await self._context.kernelspec_of(live.session))
-            await check_update_data(submission)
+            session = live.session
+            # The operator may have taken away the kernel that the session was created with.
+            languages = self._context.host.languages
+            kernelspec = await languages.available_kernel(session.language, session.kernel)
+            await check_submission(submission, kernelspec)
             return await live.submit(submission)
 
     async def execute(self, language: str, submission: Submission) -> LiveExecution:
         """Starts a run in a throw-away session, which is deleted when the run has ended."""
         self._check_open()
         kernelspec = await self._context.host.languages.available_kernel(language)
-        check_run_env(submission, kernelspec)
+        await check_submission(submission, kernelspec)
         return await self._ephemeral.run(kernelspec.language, submission)
 
     # ------------------------------------------------------------ the end
@@ -368,7 +371,7 @@ class SessionService:
     def _view(self, session: Session) -> SessionView:
         live = self._live.get(session.id)
         status = SessionStatus.STOPPED if live is None else live.status
-        return SessionView(session, status, self._context.host.isolation)
+        return SessionView(session, status, self._context.isolation_of(session))
 
     def _check_open(self) -> None:
         if self._is_closing:

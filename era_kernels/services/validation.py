@@ -10,6 +10,7 @@ from typing import Protocol
 from era_kernels.concurrency.cooperative import Stepwise, run_cooperatively
 from era_kernels.errors import (
     Conflict,
+    Forbidden,
     InvalidId,
     InvalidRequest,
     NotEnforceable,
@@ -52,6 +53,7 @@ class ServiceLimits:
     max_execution_output: int
     max_workspace: int
     public_by_default: bool
+    allow_internet: bool  # callers may give sessions internet access
 
     def run_timeout(
         self, submission: Submission | ExecSubmission, session_default: float | None
@@ -88,6 +90,14 @@ class ServiceLimits:
         if not 0 < seconds <= self.max_timeout:
             raise _timeout_error(name, seconds, f"must be above 0 and at most {self.max_timeout:g}")
 
+    def check_internet(self, **changes: object) -> None:
+        """Raises Forbidden for internet access that the operator gives to no session."""
+        if changes.get("allow_internet") and not self.allow_internet:
+            raise Forbidden(
+                "This server gives no session internet access.",
+                hint="Its operator decides that, with the setting allow_internet.",
+            )
+
 
 def _timeout_error(name: str, seconds: float, rule: str) -> InvalidRequest:
     details = [{"field": name, "problem": f"{rule} seconds"}]
@@ -109,26 +119,27 @@ async def check_changes(host: Host, **changes: object) -> None:
     """Checks new values of a session's fields. Raises TooLarge, NotEnforceable."""
     for name in ("data", "metadata"):
         value = changes.get(name)
-        if value is not None:
+        if value:
             await check_json_size(value, name)
     if changes.get("allow_internet") or changes.get("allow_hosts") is not None:
         check_internet(host)
 
 
-def check_run_env(submission: Submission | ExecSubmission, kernelspec: Kernelspec) -> None:
-    """Raises InvalidRequest for variables of a run on a kernel that cannot take any."""
-    if isinstance(submission, Submission) and submission.env and not kernelspec.fence:
+async def check_submission(submission: Submission | ExecSubmission, kernelspec: Kernelspec) -> None:
+    """Raises InvalidRequest for variables of a run on a kernel that cannot take any.
+
+    Raises TooLarge for an `update_data` that is too large, whatever it is merged into.
+    """
+    if not isinstance(submission, Submission):
+        return
+    if submission.env and not kernelspec.fence:
         rule = f"cannot be given to a run: the kernel {kernelspec.name} takes none"
         raise InvalidRequest(
             f"`env` {rule}.",
             details=[{"field": "env", "problem": rule}],
             hint="Set them in the code, or run a program beside the kernel with POST …/exec.",
         )
-
-
-async def check_update_data(submission: Submission | ExecSubmission) -> None:
-    """Raises TooLarge for an `update_data` that is too large, whatever it is merged into."""
-    if isinstance(submission, Submission) and submission.update_data:
+    if submission.update_data:
         await check_json_size(submission.update_data, "data")
 
 

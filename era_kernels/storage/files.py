@@ -12,7 +12,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from era_kernels.errors import Conflict, EraError, FileNotFound, InvalidPath, SessionNotFound
-from era_kernels.safe_fs.openat import open_beneath, open_directory, open_regular, sync_file_system
+from era_kernels.safe_fs.openat import (
+    open_beneath,
+    open_directory,
+    open_regular,
+    raise_shortage,
+    sync_file_system,
+)
 from era_kernels.safe_fs.tree import closing_fd, ensure_directory, walk
 from era_kernels.storage import content_types, uploads
 from era_kernels.storage.ballast import always_room
@@ -371,7 +377,8 @@ def _sync_directories(workspace: int, folders: list[str]) -> None:
     for folder in folders:
         try:
             directory = open_beneath(workspace, folder, _DIRECTORY_FLAGS, follow_symlinks=True)
-        except OSError:  # code has just removed or replaced the directory
+        except OSError as error:  # code has just removed or replaced the directory
+            raise_shortage(error)
             continue
         with closing_fd(directory):
             os.fsync(directory)

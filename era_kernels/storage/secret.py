@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
-from contextlib import suppress
+import stat
 from pathlib import Path
 
 from era_kernels.errors import StartError
@@ -14,17 +15,46 @@ SECRET_BYTES = 32
 
 
 def load_or_create_secret(path: Path) -> bytes:
-    """Returns the secret in a file, which is made where missing (blocking). Raises StartError."""
+    """Returns the secret in a file, which is made where missing (blocking).
+
+    Raises StartError, also where the file holds no secret: what callers were told by the one that
+    was there would not hold any more, which the operator is to decide.
+    """
     try:
-        with suppress(FileNotFoundError):
-            found = path.read_bytes()
-            if len(found) == SECRET_BYTES:
-                return found
-        return _create(path)
+        found = _read(path)
+        if found is None:
+            return _create(path)
+        if len(found) == SECRET_BYTES:
+            return found
+        raise StartError(
+            f"The file {path} is damaged: it holds {_count_text(len(found))} in place of a secret "
+            f"of {SECRET_BYTES}. Put it back from a backup, or remove it: a new one is made then, "
+            "and requests with an Idempotency-Key from before are not known again."
+        )
     except OSError as error:
         raise full_disk_error(path.parent, error) or StartError(
             f"The file {path} cannot be used ({error.strerror})."
         ) from error
+
+
+def _read(path: Path) -> bytes | None:
+    """Returns what is in the file, up to one byte more than a secret has; None for no file.
+
+    Raises OSError, also for anything but a regular file, which might never end or never answer.
+    """
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        descriptor = os.open(path, flags)
+    except FileNotFoundError:
+        return None
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file")
+        return file.read(SECRET_BYTES + 1)
+
+
+def _count_text(size: int) -> str:
+    return f"more than {SECRET_BYTES} bytes" if size > SECRET_BYTES else f"{size} bytes"
 
 
 def _create(path: Path) -> bytes:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from era_kernels.json_codec import loads_object_or_none
 from era_kernels.models import JsonObject
-from era_kernels.safe_fs.openat import open_regular
+from era_kernels.safe_fs.openat import open_regular, raise_shortage
 from era_kernels.safe_fs.tree import closing_fd
 from era_kernels.storage.ownership import chown_like
 from era_kernels.storage.writing import write_all
@@ -65,7 +65,8 @@ def read_changes(
         with closing_fd(open_regular(workspace, NAME)) as file:
             stamp = _stamp_of(os.fstat(file))
             text = _read_bounded(file)
-    except OSError:
+    except OSError as error:
+        raise_shortage(error)  # what code wrote must not be taken for broken, and written over
         return None, None
     data = None if text is None else loads_object_or_none(text)
     if data is None:

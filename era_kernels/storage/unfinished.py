@@ -29,6 +29,10 @@ class UnfinishedDirectories:
         """Says that a session's row is stored, so that no start removes the directory."""
         await self._threads.run(self.unmark, directory)
 
+    def keep_soon(self, directory: str) -> None:
+        """Says the same and does not wait: with the row stored, a start keeps the directory."""
+        self._threads.submit_detached(self.unmark, directory)
+
     # ------------------------------------------------------------ in a thread
 
     def create(self, directory: str, parts: Sequence[str]) -> None:

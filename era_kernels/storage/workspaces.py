@@ -21,7 +21,7 @@ from pathlib import Path
 from era_kernels.errors import StorageFailed
 from era_kernels.models import NO_FILES_CHANGED, FilesChanged, JsonObject, SessionPaths
 from era_kernels.safe_fs.copy import CopyCancelled, TreeCopier
-from era_kernels.safe_fs.openat import open_directory
+from era_kernels.safe_fs.openat import open_directory, raise_shortage
 from era_kernels.safe_fs.trash import PATIENCE, Trash
 from era_kernels.safe_fs.tree import closing_fd, ensure_directory
 from era_kernels.storage import content_types, lost_and_found
@@ -202,7 +202,9 @@ class Workspaces:
         with self._open(directory) as session_directory:
             try:
                 workspace = open_directory(session_directory, WORKSPACE)
-            except OSError:  # code removed or replaced the workspace; the next run gets a new one
+            except OSError as error:
+                raise_shortage(error)
+                # Code removed or replaced the workspace; the next run gets a new one.
                 return _compare(Snapshot(), before, None, None)
             with closing_fd(workspace):
                 after, data = (
@@ -216,7 +218,8 @@ class Workspaces:
         with self._open(directory) as session_directory:
             try:
                 workspace = open_directory(session_directory, WORKSPACE)
-            except OSError:
+            except OSError as error:
+                raise_shortage(error)
                 return Snapshot()
             with closing_fd(workspace):
                 snapshot = snapshots.scan(workspace)

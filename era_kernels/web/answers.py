@@ -18,6 +18,13 @@ SERVER = "era-kernels"
 WARNINGS_HEADER = "X-Warnings"
 _JSON_TYPE = "application/json"
 _END = b"}\n"
+_MAX_COPIED = 64 * 1024  # bytes of an answer that are copied sooner than written in two parts
+_DEFAULT_HEADERS = {
+    "Server": SERVER,
+    "Content-Type": f"{_JSON_TYPE}; charset=utf-8",
+    "Cache-Control": "no-store",
+    "X-Content-Type-Options": "nosniff",
+}
 
 
 class AnswerHandler(RequestHandler):
@@ -34,10 +41,7 @@ class AnswerHandler(RequestHandler):
         self.set_sticky_header("X-Request-Id", self.request_id)
 
     def set_default_headers(self) -> None:
-        self.set_header("Server", SERVER)
-        self.set_header("Content-Type", f"{_JSON_TYPE}; charset=utf-8")
-        self.set_header("Cache-Control", "no-store")
-        self.set_header("X-Content-Type-Options", "nosniff")
+        self._headers.update(_DEFAULT_HEADERS)  # `set_header` would check these each time
         for name, value in getattr(self, "_sticky_headers", {}).items():
             self.set_header(name, value)
 
@@ -66,16 +70,19 @@ class AnswerHandler(RequestHandler):
         self, value: Mapping[str, Any], status: int = 200, *, size: int = 0
     ) -> None:
         """Finishes with a JSON object; `size` is about how many bytes the JSON will take."""
-        data = await json_codec.dumps_async(value, size)
+        *pieces, last = await json_codec.dump_pieces(value, size)
         self.set_status(status)
-        self.finish(data)
+        for piece in pieces:  # Tornado joins them, which is the only copy
+            self.write(piece)
+        self.finish(last)
 
     def finish(self, chunk: str | bytes | JsonObject | None = None) -> asyncio.Future[None]:
         """Finishes with a whole body; that of a JSON object gets its warnings and a newline."""
         is_json = self._headers.get("Content-Type", "").startswith(_JSON_TYPE)
         if is_json and isinstance(chunk, bytes) and chunk.endswith(b"}"):
             end = self.json_end()
-            # Tornado joins the two, which is the only copy where there are no warnings.
+            if len(chunk) <= _MAX_COPIED:
+                return super().finish(chunk[:-1] + end)
             self.write(chunk if end == _END else chunk[:-1])
             chunk = end[1:] if end == _END else end
         return super().finish(chunk)

@@ -30,8 +30,13 @@ class FileLinkHandler(FileHandler):
     """Reads or puts the one file of a link; every other path below `/link` is unknown."""
 
     operations = {
-        "GET": Operation("Read a file", {200: SERVED_FILE, 206: SERVED_FILE}),
-        "PUT": Operation("Put a file", {200: PutAnswer}, request=UPLOADED_FILE),
+        "GET": Operation(
+            "Read a file by a link",
+            {200: SERVED_FILE, 206: SERVED_FILE},
+            description="Needs no token. A link to a port takes any method and path, and leads to "
+            "what listens on the port.",
+        ),
+        "PUT": Operation("Put a file by a link", {200: PutAnswer}, request=UPLOADED_FILE),
     }
 
     def initialize(  # type: ignore[override]

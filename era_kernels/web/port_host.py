@@ -58,6 +58,8 @@ class PortHostHandler(ProxyHandler):
 
     async def _find_session(self) -> str:
         session_id = await self._proxies.find_id(self._session_id)
+        if super()._may_enter:  # the end of a link is none of a caller's who has a token
+            return session_id
         for secret in link_cookies.secrets_in(self.request):
             self._link = await self._find_link(secret, session_id)
             if self._link is not None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from era_kernels.web.base import BaseHandler, HandlerContext
-from era_kernels.web.operations import Operation
+from era_kernels.web.operations import Media, Operation
 from era_kernels.web.requests import QueryModel
 from era_kernels.web.responses import ResponseModel
 
@@ -16,6 +16,13 @@ if TYPE_CHECKING:
     from era_kernels.services.sessions import SessionService
 
 MAX_PORT = 65535
+REACH_PORT = Operation(
+    "Reach what listens on a port",
+    {200: Media("*/*", "Whatever the program answers, with any status.")},
+    description="A request of any method, not of GET alone, is passed on to the program that "
+    "listens on the port inside the session; so are WebSockets. Where nothing listens, the stored "
+    "code answers.",
+)
 
 
 class HostQuery(QueryModel):

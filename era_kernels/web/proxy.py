@@ -41,8 +41,7 @@ from era_kernels.web.base import (
     HandlerContext,
 )
 from era_kernels.web.connections import client_of
-from era_kernels.web.operations import Media, Operation
-from era_kernels.web.ports import MAX_PORT
+from era_kernels.web.ports import MAX_PORT, REACH_PORT
 from era_kernels.web.proxy_headers import Headers, Place, to_target
 from era_kernels.web.trailers import send_trailers
 from era_kernels.web.transfers import CONTENT_SECURITY_POLICY, UPLOAD_TIMEOUT
@@ -64,22 +63,12 @@ IDLE_TIMEOUT = 60.0  # seconds that the body of a request may pause
 _SWITCHING_PROTOCOLS = 101
 _PORT = re.compile(r"0*([1-9][0-9]{0,4})")
 
-_DESCRIPTION = """\
-A request of any method, not of GET alone, is passed on to the program that listens on the port
-inside the session; so are WebSockets. Where nothing listens, the stored code answers."""
-
 
 class ProxyHandler(BaseHandler):
     """Serves a port of a session below a path of the API's host."""
 
     SUPPORTED_METHODS = METHODS
-    operations = {
-        "GET": Operation(
-            "Reach what listens on a port",
-            {200: Media("*/*", "Whatever the program answers, with any status.")},
-            description=_DESCRIPTION,
-        )
-    }
+    operations = {"GET": REACH_PORT}
 
     def initialize(
         self, context: HandlerContext, proxies: Proxies, handlers: RequestHandlers

@@ -89,6 +89,17 @@ class FakeProcess:
             self.end(ExitInfo(signal=number))
 
 
+class FakeOutbound:
+    """A way out that keeps whether it was wanted at each `switch`."""
+
+    def __init__(self) -> None:
+        self.problem: str | None = None
+        self.switched: list[bool] = []
+
+    async def switch(self, wanted: bool) -> None:
+        self.switched.append(wanted)
+
+
 class FakeSandbox:
     """A sandbox whose processes are FakeProcesses; `spawn_error` is raised by `spawn`."""
 
@@ -100,6 +111,7 @@ class FakeSandbox:
         self.commands: list[Command] = []
         self.processes: list[FakeProcess] = []
         self.spawn_error: Exception | None = None
+        self.outbound = FakeOutbound()
         self._ended: asyncio.Future[ExitInfo] = asyncio.get_running_loop().create_future()
 
     @property

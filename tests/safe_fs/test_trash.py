@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from era_kernels.safe_fs import trash as trash_module
 from era_kernels.safe_fs.trash import Trash, remove_directory
+from tests.safe_fs.shortage import no_descriptors
 from tests.server_process import wait_until
 
 COUNT = 500
@@ -45,14 +49,41 @@ def test_what_is_small_is_gone_at_once(tmp_path: Path, tree: Path) -> None:
 
 
 def test_one_failure_is_not_the_last_removal(tree: Path) -> None:
-    """What cannot be removed, for lack of descriptors or else, keeps nothing behind it."""
+    """What cannot be removed keeps nothing behind it."""
 
     def fail() -> bool:
-        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     trash = Trash()
     trash.add(fail)
     trash.remove(tree, 0.0)
+    assert wait_until(lambda: not tree.exists())
+    trash.close()
+
+
+def test_a_shortage_of_descriptors(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever deletes is not told of it, and the removal goes on when there are some again."""
+    monkeypatch.setattr(trash_module, "REST", 0.05)
+    trash = Trash()
+    with no_descriptors():
+        trash.remove(tree)
+        time.sleep(0.2)  # the thread has tried it, too
+    assert wait_until(lambda: not tree.exists())
+    trash.close()
+
+
+def test_a_shortage_of_threads(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever deletes is not told of it, and the next removal takes this one along."""
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    trash = Trash()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        trash.remove(tree, 0.0)
+    assert tree.exists()
+    trash.add(lambda: True)
     assert wait_until(lambda: not tree.exists())
     trash.close()
 

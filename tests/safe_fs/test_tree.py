@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from era_kernels.safe_fs.tree import closing_fd, remove_tree, walk
+from tests.safe_fs.shortage import no_descriptors
 from tests.storage.stores import ROOT
 
 
@@ -142,3 +144,22 @@ def test_a_walk_is_bounded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> 
         assert "too large" in caplog.text
     _deep(tmp_path / "deep", 200)
     assert len(_all(tmp_path)) == 30
+
+
+def test_a_shortage_is_no_finding(tmp_path: Path, parent: int) -> None:
+    """Without a descriptor nothing is called removed, or not there: the caller is told."""
+    tree = tmp_path / "tree"
+    (tree / "a" / "b").mkdir(parents=True)
+    (tree / "a" / "b" / "file").write_text("x")
+    with no_descriptors():
+        for work in (lambda: remove_tree(parent, "tree"), lambda: list(walk(parent, _none, 9))):
+            with pytest.raises(OSError) as caught:
+                work()
+            assert caught.value.errno == errno.EMFILE
+    assert _all(tmp_path) == ["tree/a/b/file"]
+    assert remove_tree(parent, "tree")
+    assert _all(tmp_path) == []
+
+
+def _none(folder: str, name: str) -> bool:
+    return False

@@ -73,6 +73,7 @@ SERVICE_LIMITS: dict[str, Any] = {
     "max_execution_output": 1 << 30,
     "max_workspace": 1 << 30,
     "public_by_default": True,
+    "allow_internet": True,
 }
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
-from era_kernels.errors import NotEnforceable
+from era_kernels.errors import Forbidden, NotEnforceable
 from era_kernels.models import HostPatterns, InternetAccess, Isolation
 from tests.services.conftest import OpenServices
 from tests.services.service_fixture import Services
@@ -57,3 +59,22 @@ async def test_not_enforceable(services: Services, changes: dict[str, object]) -
     with pytest.raises(NotEnforceable):
         await services.create("s2", **changes)
     assert not (await services.store.get("s1")).allow_internet
+
+
+@pytest.fixture
+def offline(open_services: OpenServices) -> Services:
+    """Makes services whose operator gives no session internet access."""
+    return open_services(allow_internet=False)
+
+
+async def test_no_internet_by_the_operator(offline: Services) -> None:
+    """No caller gives a session access, and what one was given before gives none."""
+    services = offline
+    await services.create("s1")
+    with pytest.raises(Forbidden):
+        await services.sessions.update("s1", allow_internet=True)
+    with pytest.raises(Forbidden):
+        await services.create("s2", allow_internet=True)
+    await services.sessions.update("s1", allow_internet=False)
+    before = dataclasses.replace(await services.store.get("s1"), allow_internet=True)
+    assert services.context.internet_access_of(before) == InternetAccess(False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -21,13 +22,33 @@ def test_made_once(tmp_path: Path) -> None:
     assert sorted(one.name for one in tmp_path.iterdir()) == ["other", "secret"]
 
 
-@pytest.mark.parametrize("left", ["secret", "secret.new"])
-def test_torn(tmp_path: Path, left: str) -> None:
-    """What a crash or another hand left half-written is replaced."""
-    (tmp_path / left).write_bytes(b"half")
+def test_a_torn_start(tmp_path: Path) -> None:
+    """What a crash left half-written, which was nobody's secret yet, is replaced."""
+    (tmp_path / "secret.new").write_bytes(b"half")
     secret = load_or_create_secret(tmp_path / "secret")
     assert load_or_create_secret(tmp_path / "secret") == secret
     assert len(secret) == SECRET_BYTES
+
+
+@pytest.mark.parametrize("left", [b"", b"half", bytes(SECRET_BYTES + 1)], ids=len)
+def test_damaged(tmp_path: Path, left: bytes) -> None:
+    """A file that holds no secret is told, and stays: what callers rely on is not given up."""
+    path = tmp_path / "secret"
+    path.write_bytes(left)
+    with pytest.raises(StartError, match=r"is damaged: .*from a backup"):
+        load_or_create_secret(path)
+    assert path.read_bytes() == left
+    assert [one.name for one in tmp_path.iterdir()] == ["secret"]
+
+
+def test_no_file(tmp_path: Path) -> None:
+    """What is no file is refused at once, though it would never end or never answer."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "endless").symlink_to("/dev/zero")
+    (tmp_path / "directory").mkdir()
+    for path in sorted(tmp_path.iterdir()):
+        with pytest.raises(StartError, match=r"regular file|directory|device"):
+            load_or_create_secret(path)
 
 
 def test_cannot_be_made(tmp_path: Path) -> None:

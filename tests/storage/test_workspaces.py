@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import shutil
@@ -14,11 +15,12 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from pytest import MonkeyPatch
 
-from era_kernels.errors import InsufficientStorage, StorageFailed
+from era_kernels.errors import InsufficientStorage, StorageFailed, StorageUnavailable
 from era_kernels.models import SessionPaths
 from era_kernels.safe_fs import trash
 from era_kernels.storage import session_data_file as data_file_module
@@ -94,8 +96,8 @@ async def test_a_new_directory(tmp_path: Path) -> None:
         )
         parts = {"workspace", "packages", "executions", "state", "cache"}
         assert {path.name for path in home.iterdir()} == parts | {"unfinished"}
-        await simulator.workspaces.unfinished.keep(simulator.directory)
-        assert {path.name for path in home.iterdir()} == parts
+        simulator.workspaces.unfinished.keep_soon(simulator.directory)
+        assert wait_until(lambda: {path.name for path in home.iterdir()} == parts)
         assert {path.stat().st_mode & 0o777 for path in [home, *home.iterdir()]} == {0o700}
         assert len({await simulator.workspaces.create() for _ in range(20)}) == 20
 
@@ -251,6 +253,22 @@ async def test_the_list(tmp_path: Path) -> None:
         assert b.size == 1
         assert b.modified_at.replace(microsecond=0) == datetime(2025, 1, 15, 10, 30, tzinfo=UTC)
         assert (await simulator.run()).snapshot.files == snapshot.files
+
+
+async def test_a_shortage_of_descriptors(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
+    """What could not be looked at is no file that is gone, and no data that are broken."""
+    short = Mock(side_effect=OSError(errno.EMFILE, os.strerror(errno.EMFILE)))
+    async with with_simulator(tmp_path) as simulator:
+        await simulator.run(simulator.write("a"))
+        with monkeypatch.context() as patch:
+            patch.setattr(workspaces_module, "open_directory", short)
+            with pytest.raises(StorageUnavailable):
+                await simulator.workspaces.scan(simulator.directory)
+            with pytest.raises(StorageUnavailable):
+                await simulator.workspaces.after_run(simulator.directory, Snapshot(), None)
+        monkeypatch.setattr(data_file_module, "open_regular", short)
+        with pytest.raises(StorageUnavailable):
+            await simulator.run(simulator.write(NAME, '{"a": 1}'))
 
 
 async def test_odd_files(tmp_path: Path) -> None:

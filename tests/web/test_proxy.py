@@ -131,6 +131,36 @@ def test_targets(server: ServerUnderTest, place: str, asked: str, seen: str) -> 
 
 
 @pytest.mark.parametrize(
+    ("method", "headers", "is_redirected"),
+    [
+        ("GET", {"Sec-Fetch-Mode": "navigate"}, True),
+        ("HEAD", {"Sec-Fetch-Mode": "navigate"}, True),
+        ("GET", {"Accept": "text/html,*/*;q=0.8"}, True),
+        ("GET", {"Accept": "text/html", "Sec-Fetch-Mode": "cors"}, False),
+        ("GET", {"Sec-Fetch-Mode": "websocket"}, False),
+        ("GET", {}, False),
+        ("POST", {"Sec-Fetch-Mode": "navigate"}, False),
+    ],
+)
+def test_a_browser_opens_the_port(
+    server: ServerUnderTest, place: str, method: str, headers: dict[str, str], is_redirected: bool
+) -> None:
+    """A browser is sent to the path that ends in a slash, below which relative links lead."""
+    with program(server, OK if method != "HEAD" else OK[:-2]) as served:
+        got = server.http.request(method, f"{place}?a=b%20c", headers=headers)
+        assert (got.status_code == 308, got.status_code == 200) == (
+            is_redirected,
+            not is_redirected,
+        )
+        assert len(served.heads) == (not is_redirected)
+        if is_redirected:
+            assert got.headers["Location"] == f"{place}/?a=b%20c"
+            assert "Content-Type" not in got.headers
+        below = server.http.request(method, f"{place}/?a=b", headers=headers)
+        assert below.status_code == 200
+
+
+@pytest.mark.parametrize(
     "path",
     ["/proxy", "/proxy/", "/proxy/s1", "/proxy/s1/", "/proxy/s1/0/", "/proxy/s1/65536",
      "/proxy/s1/x/",

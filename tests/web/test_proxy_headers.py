@@ -89,6 +89,14 @@ def test_addresses_on_an_own_host(given: str, expected: str) -> None:
     assert confine_address(given, OWN_HOST) == expected
 
 
+def test_addresses_below_a_link() -> None:
+    """Where only this port is reached, an address of another port is left as it is."""
+    link = Place("/link/p1", "era.example", 80, "/a/b", has_other_ports=False)
+    assert confine_address("http://127.0.0.1:81/x", link) == "http://127.0.0.1:81/x"
+    assert confine_address("http://127.0.0.1:80/x", link) == "/link/p1/x"
+    assert confine_address("/x", link) == "/link/p1/x"
+
+
 @given(st.text("/.\\?#:@a%280eE[]", max_size=12))
 def test_no_way_out(address: str) -> None:
     """No address without a host of its own leads out of the prefix."""

@@ -11,6 +11,7 @@ init sends it when a process ends, after the reply that named the process.
     ← {"id", "port"} + the listening socket, or {"id", "error", "errno"}
     → {"op": "connect", "id", "port", "address"}    a connection to 127.0.0.1 or ::1, begun
     ← {"id"} + the socket, or {"id", "error", "errno"}    without waiting until it is there
+    → {"op": "network", "id"}                       ← {"id"} + the network namespace
     → {"op": "ping", "id"}                          ← {"id"}: whoever stops this process is found
     → {"op": "signal", "process", "signal"}         with an id: ← {"id"}
           with "kill_group_on_exit": when the process dies, the rest of its group is killed, too
@@ -125,6 +126,8 @@ class Init:
             self._reply_with_socket(message, _listen, LOOPBACK)
         elif message["op"] == "connect":
             self._reply_with_socket(message, _connect, message["address"])
+        elif message["op"] == "network":
+            self._reply_with_network(message)
         elif message["op"] == "ping":
             self._outbox.put({"id": message["id"]})
         else:
@@ -154,6 +157,16 @@ class Init:
         except OSError as error:
             self._refuse(message, error)
         else:
+            self._outbox.put(reply, [descriptor], partial(self._refuse, message))
+
+    def _reply_with_network(self, message: JsonObject) -> None:
+        """Hands the network namespace over to the server: nobody else may open it."""
+        try:
+            descriptor = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            self._refuse(message, error)
+        else:
+            reply = {"id": message["id"]}
             self._outbox.put(reply, [descriptor], partial(self._refuse, message))
 
     def _spawn(self, message: JsonObject, descriptors: list[int]) -> launch.LaunchRequest | None:

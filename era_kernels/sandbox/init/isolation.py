@@ -65,7 +65,11 @@ def unshare_and_fork(spec: SandboxSpec, pid_fd: int) -> None:
     """
     user, group = os.geteuid(), os.getegid()
     rootless = spec.kind is IsolationKind.USER
-    syscalls.unshare(syscalls.NAMESPACES | (syscalls.CLONE_NEWUSER if rootless else 0))
+    namespaces = syscalls.NAMESPACES | (syscalls.CLONE_NEWUSER if rootless else 0)
+    if spec.network_uid is not None and not rootless:
+        _enter_network_of(spec.network_uid)
+        namespaces &= ~syscalls.CLONE_NEWNET
+    syscalls.unshare(namespaces)
     if rootless:
         _map_user(user, group)
     pid = os.fork()
@@ -73,6 +77,37 @@ def unshare_and_fork(spec: SandboxSpec, pid_fd: int) -> None:
         os.write(pid_fd, b"%d" % pid)
         os._exit(0)
     os.close(pid_fd)
+
+
+def _enter_network_of(uid: int) -> None:
+    """Enters a new network namespace, which belongs to a user namespace with one user in it.
+
+    Whoever serves the network joins that user namespace later, and has rights over the network
+    alone, none over the host. Raises OSError.
+    """
+    (made, is_made), (done, is_done) = os.pipe2(os.O_CLOEXEC), os.pipe2(os.O_CLOEXEC)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.close(is_done)
+            syscalls.unshare(syscalls.CLONE_NEWUSER | syscalls.CLONE_NEWNET)
+            os.write(is_made, b"1")
+            os.read(done, 1)
+        finally:
+            os._exit(0)
+    os.close(is_made)
+    try:
+        if not os.read(made, 1):
+            raise OSError(0, "no user namespace could be made for the network")
+        for name in ("uid_map", "gid_map"):
+            Path(f"/proc/{pid}/{name}").write_text(f"0 {uid} 1", "ascii")
+        network = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        syscalls.setns(network, syscalls.CLONE_NEWNET)
+        os.close(network)
+    finally:
+        for descriptor in (made, done, is_done):
+            os.close(descriptor)
+        os.waitpid(pid, 0)
 
 
 def setup_mounts(spec: SandboxSpec) -> None:

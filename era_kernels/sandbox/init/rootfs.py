@@ -65,7 +65,7 @@ def add_session(spec: SandboxSpec, uid: int) -> None:
     for source, path in spec.mounts:
         # Private: mounts that the host makes below it later would not be read-only.
         _bind(source, path, _READ_ONLY_ATTRIBUTES, syscalls.MS_PRIVATE)
-    _write_etc_files(uid, spec.home)
+    _write_etc_files(uid, spec.home, spec.resolvers)
     syscalls.detach_mount(_OLD_ROOT)
     Path(_OLD_ROOT).rmdir()
     syscalls.mount_setattr("/", _READ_ONLY_ATTRIBUTES, recursive=False)
@@ -154,7 +154,7 @@ def is_below(path: str, others: Iterable[str]) -> bool:
     return any(path.startswith(other.rstrip("/") + "/") for other in others)
 
 
-def _write_etc_files(uid: int, home: str) -> None:
+def _write_etc_files(uid: int, home: str, resolvers: Iterable[str]) -> None:
     """Writes the session's own versions of files that would describe the host."""
     texts = {
         "passwd": f"root:x:0:0:root:/:/bin/sh\nuser:x:{uid}:{uid}:user:{home}:/bin/sh\n"
@@ -162,7 +162,7 @@ def _write_etc_files(uid: int, home: str) -> None:
         "group": f"root:x:0:\nuser:x:{uid}:\nnogroup:x:65534:\n",
         "hosts": f"127.0.0.1 localhost {HOST_NAME}\n::1 localhost\n",
         "hostname": f"{HOST_NAME}\n",
-        "resolv.conf": "",
+        "resolv.conf": "".join(f"nameserver {address}\n" for address in resolvers),
     }
     for name, text in texts.items():
         Path("/etc", name).write_bytes(text.encode())  # a text codec may not be imported yet

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -42,6 +41,9 @@ class SandboxSpec:
     shm: int = 0  # bytes
     rlimits: Mapping[str, int] = field(default_factory=dict)  # names of `resource` → value
     cgroup_procs: Sequence[str] = ()  # `cgroup.procs` files of the sandbox's control groups
+    # The uid of whoever may serve the network namespace, which is root's otherwise; no session's.
+    network_uid: int | None = None
+    resolvers: Sequence[str] = ()  # addresses that programs ask for names
 
     @property
     def has_namespaces(self) -> bool:
@@ -57,9 +59,29 @@ class SandboxSpec:
 
     def to_json(self) -> JsonObject:
         """Returns the spec as JSON for the control socket."""
-        return dataclasses.asdict(self)
+        return {name: getattr(self, name) for name in self.__slots__}
 
     @classmethod
     def from_json(cls, spec: JsonObject) -> Self:
         """Returns the spec that `to_json` wrote."""
         return cls(**{**spec, "kind": IsolationKind(spec["kind"])})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutboundSpec:
+    """Describes the way out of one sandbox's network, by pasta."""
+
+    pasta: str  # the path of the program
+    uid: int | None  # of root's server: the uid that pasta gets
+    cgroup_procs: Sequence[str] = ()  # as those of the sandbox
+    rules: Sequence[tuple[str, int, bool]] = ()  # as in `linux/nftables.py`
+    families: Sequence[int] = ()  # of addresses that the host reaches others by
+
+    def to_json(self) -> JsonObject:
+        """Returns the spec as JSON for the control socket."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+    @classmethod
+    def from_json(cls, spec: JsonObject) -> Self:
+        """Returns the spec that `to_json` wrote."""
+        return cls(**spec)

@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from era_kernels.models import JsonObject
-from era_kernels.sandbox.init import fd_messages, init, isolation, launch
+from era_kernels.sandbox.init import fd_messages, init, isolation, launch, outbound
 from era_kernels.sandbox.init.reaper import SigchldPipe, kill_all, list_children, reap_all
 from era_kernels.sandbox.init.send_queue import SendQueue
 from era_kernels.sandbox.init.spec import SandboxSpec
@@ -131,7 +131,26 @@ class Zygote:
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)  # not reaped yet: the pid is still its own
             return None
+        if message["op"] == "outbound":
+            self._fork_outbound(message, descriptors)
+            return None
         return self._fork(message["number"], SandboxSpec.from_json(message["spec"]), descriptors[0])
+
+    def _fork_outbound(self, message: JsonObject, descriptors: list[int]) -> None:
+        """Forks the keeper of a way out; its end is reported as that of an init."""
+        number = message["number"]
+        try:
+            pid = os.fork()
+        except OSError as error:
+            self._report_gone(number, str(error.strerror))
+        else:
+            if pid == 0:
+                self._control.close()
+                self._sigchld.close()
+                control, network = descriptors
+                outbound.run(socket.socket(fileno=control), network, message["spec"])
+            self._inits[pid] = number
+        fd_messages.close_all(descriptors)
 
     def _fork(self, number: int, spec: SandboxSpec, descriptor: int) -> InitStart | None:
         """Forks an init for this request; returns an InitStart in the child only."""

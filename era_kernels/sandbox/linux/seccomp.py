@@ -48,9 +48,10 @@ DENIED_SYSCALLS = (
     "settimeofday", "clock_settime", "clock_adjtime", "sethostname", "setdomainname", "vhangup",
     "open_tree_attr", "statmount", "listmount", "process_vm_readv", "process_vm_writev",
     "process_madvise", "pidfd_getfd", "kcmp", "move_pages", "migrate_pages", "modify_ldt",
-    "memfd_secret",
+    "memfd_secret", "listns",
 )  # fmt: skip
 # Where Linux has no IPC namespace for the session these objects are the host's, and outlive it.
+# They are memory that no process has, which only a control group counts.
 IPC_SYSCALLS = (
     "shmget", "shmat", "shmdt", "shmctl", "semget", "semop", "semtimedop", "semctl",
     "msgget", "msgsnd", "msgrcv", "msgctl", "mq_open", "mq_unlink", "ipc",
@@ -65,16 +66,17 @@ NEW_SYSCALLS = {
     "io_uring_setup": 425, "io_uring_enter": 426, "io_uring_register": 427, "open_tree": 428,
     "move_mount": 429, "fsopen": 430, "fsconfig": 431, "fsmount": 432, "fspick": 433,
     "clone3": 435, "pidfd_getfd": 438, "process_madvise": 440, "mount_setattr": 442,
-    "quotactl_fd": 443, "memfd_secret": 447, "statmount": 457, "listmount": 458,
-    "open_tree_attr": 467,
+    "quotactl_fd": 443, "landlock_create_ruleset": 444, "memfd_secret": 447, "statmount": 457,
+    "listmount": 458, "open_tree_attr": 467, "file_setattr": 469, "listns": 470,
 }  # fmt: skip
 # Denied with ENOSYS, as by an older kernel: libraries fall back to allowed calls. (The flags of
 # clone3 are behind a pointer, which a filter cannot follow.)
 # A ruleset of Landlock would keep files alive (tried) that have no name and that nobody finds.
 # Contexts of asynchronous I/O have one bound for the whole host, fs.aio-max-nr.
+# A byte that vmsplice puts into a pipe keeps a page of memory, of 2 MiB, that no process has.
 ENOSYS_SYSCALLS = (
     "clone3", "io_uring_setup", "io_uring_enter", "io_uring_register", "landlock_create_ruleset",
-    "io_setup",
+    "io_setup", "vmsplice",
 )  # fmt: skip
 NAMESPACE_FLAGS = (
     CLONE_NEWTIME, CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS, CLONE_NEWIPC, CLONE_NEWUSER,
@@ -116,19 +118,22 @@ class _Comparison(ctypes.Structure):
     ]
 
 
-def export_filter(*, has_namespaces: bool, reads_past_modes: bool = False) -> bytes | None:
+def export_filter(
+    *, has_namespaces: bool, has_ipc_objects: bool = True, reads_past_modes: bool = False
+) -> bytes | None:
     """Returns the filter as a BPF program (blocking); None where libseccomp is not installed.
 
     With namespaces the session has a network, IPC objects and pids of its own, in which its init
-    is 1; else these are the host's, and the filter refuses what would reach them. Code with
-    `reads_past_modes` has CAP_DAC_READ_SEARCH. Raises OSError.
+    is 1; else these are the host's, and the filter refuses what would reach them. IPC objects it
+    refuses in any case without `has_ipc_objects`. Code with `reads_past_modes` has
+    CAP_DAC_READ_SEARCH. Raises OSError.
     """
     library = _library()
     if library is None:
         return None
     absent = (
         *ENOSYS_SYSCALLS,
-        *(() if has_namespaces else IPC_SYSCALLS),
+        *(() if has_namespaces and has_ipc_objects else IPC_SYSCALLS),
         *(WATCHING_SYSCALLS if reads_past_modes else ()),
     )
     return _FilterBuilder(library).build(has_namespaces, absent)
@@ -237,9 +242,9 @@ class _FilterBuilder:
 
     def _deny(self, name: str, number: int, *comparisons: tuple[int, int, int, int]) -> None:
         syscall = self._library.seccomp_syscall_resolve_name(name.encode())
-        if syscall == _UNKNOWN:  # in this version of libseccomp, or on this architecture
+        if syscall == _UNKNOWN:  # in this version of libseccomp
             if name not in NEW_SYSCALLS:
-                return
+                raise OSError(errno.ENOSYS, f"libseccomp does not know the system call {name}")
             syscall = NEW_SYSCALLS[name]
         array = (_Comparison * len(comparisons))(*(_Comparison(*one) for one in comparisons))
         result = self._library.seccomp_rule_add_array(

@@ -37,6 +37,7 @@ PR_SET_NO_NEW_PRIVS = 38
 PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, PR_CAP_AMBIENT_CLEAR_ALL = 47, 2, 4
 LINUX_CAPABILITY_VERSION_3 = 0x20080522
 CAP_DAC_READ_SEARCH, CAP_KILL, CAP_SETGID, CAP_SETUID = 2, 5, 6, 7
+CAP_NET_ADMIN, CAP_SYS_ADMIN = 12, 21
 # These have the same number on every architecture.
 SYS_CLOSE_RANGE = 436
 SYS_OPENAT2 = 437
@@ -75,6 +76,11 @@ def call(number: int, *arguments: object) -> int:
 def unshare(flags: int) -> None:
     """Calls unshare(2). Raises OSError."""
     check(_libc.unshare(flags), "unshare")
+
+
+def setns(descriptor: int, kind: int) -> None:
+    """Enters the namespace that a descriptor holds: setns(2). Raises OSError."""
+    check(_libc.setns(descriptor, kind), "setns")
 
 
 def mount(

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from era_kernels.models import Limits
+from era_kernels.models import MIB, Limits
 from era_kernels.own_cgroups import SELF, own_cgroups, read_or_empty
 from era_kernels.sandbox.linux.cgroup import CGROUP_PROCS
 
@@ -19,11 +19,19 @@ from era_kernels.sandbox.linux.cgroup import CGROUP_PROCS
 CPU_PERIOD = 100_000
 MIN_CPU_QUOTA = 1000  # microseconds of a period; the kernel takes no less
 INIT_PROCESSES = 1  # processes of a sandbox beside those of the session
-# The group into which the server itself moves, since in version 2 only leaves have processes.
+# The group into which the server itself moves, since in version 2 only leaves have processes; in
+# version 1 with a random end, see `OwnCpuGroup`.
 SERVER_LEAF = "server.era"
 
 # Controller → the limit that it enforces.
 LIMIT_BY_CONTROLLER = {"memory": "memory", "pids": "processes", "cpu": "cpu"}
+# Bounds what TCP and UDP hold of bytes that nobody has read. Version 1 counts them apart, and only
+# where they are bounded; version 2 counts them with the rest. Without a bound a session takes as
+# much as the whole host may have (net.ipv4.tcp_mem), and connections of everybody stall: so the
+# share of all sessions is below that, which is a sixteenth of the host's memory at first.
+SOCKET_MEMORY_V1 = "memory.kmem.tcp.limit_in_bytes?"
+SOCKET_SHARE, ALL_SOCKETS_SHARE = 4, 20  # parts of the memory of one session, and of all
+MIN_SOCKET_MEMORY = 16 * MIB
 ControlFiles = Mapping[str, str]
 
 
@@ -44,7 +52,11 @@ def _control_files(controller: str, version: int, limits: Limits) -> ControlFile
     if controller == "memory" and limits.memory is not None:
         size = str(limits.memory)
         if version == 1:  # the second bounds memory and swap together
-            return {"memory.limit_in_bytes": size, "memory.memsw.limit_in_bytes?": size}
+            return {
+                "memory.limit_in_bytes": size,
+                "memory.memsw.limit_in_bytes?": size,
+                SOCKET_MEMORY_V1: str(max(MIN_SOCKET_MEMORY, limits.memory // SOCKET_SHARE)),
+            }
         return {"memory.max": size, "memory.swap.max?": "0", "memory.oom.group?": "1"}
     if controller == "pids" and limits.processes is not None:
         return {"pids.max": str(limits.processes + INIT_PROCESSES)}
@@ -69,6 +81,7 @@ def server_control_files(version: int, max_bytes: int) -> ControlFiles:
             "memory.use_hierarchy?": "1",
             "memory.limit_in_bytes": size,
             "memory.memsw.limit_in_bytes?": size,
+            SOCKET_MEMORY_V1: str(max(MIN_SOCKET_MEMORY, max_bytes // ALL_SOCKETS_SHARE)),
         }
     return {"memory.max": size, "memory.swap.max?": "0"}
 
@@ -86,14 +99,25 @@ def write_control_files(directory: Path, files: ControlFiles) -> None:
 def find_controllers(process: Path = SELF) -> list[Controller]:
     """Returns this host's controllers that can limit sandboxes, with our groups (blocking)."""
     groups = own_cgroups(process)
-    found = [Controller(name, 1, groups[name]) for name in LIMIT_BY_CONTROLLER if name in groups]
+    found = [
+        Controller(name, 1, _without_leaf(groups[name]))
+        for name in LIMIT_BY_CONTROLLER
+        if name in groups
+    ]
     unified = groups.get("")
     if unified is not None:
-        # A server that was started from within another server's leaf makes its groups beside it.
-        base = unified.parent if unified.name == SERVER_LEAF else unified
+        base = _without_leaf(unified)
         delegated = read_or_empty(base / "cgroup.controllers").split()
         found += [Controller(name, 2, base) for name in LIMIT_BY_CONTROLLER if name in delegated]
     return found
+
+
+def _without_leaf(group: Path) -> Path:
+    """Returns the group; for a server's leaf the one above.
+
+    A server that was started from within another server's leaf makes its groups beside it.
+    """
+    return group.parent if group.name.startswith(SERVER_LEAF) else group
 
 
 def delegate(directory: Path, controllers: Iterable[str]) -> None:

@@ -35,6 +35,7 @@ from era_kernels.sandbox.server.cgroup_hierarchies import (
     write_control_files,
 )
 from era_kernels.sandbox.server.cgroup_memory import MemoryGroup, OomWatch, Shortage
+from era_kernels.sandbox.server.own_cpu_group import OwnCpuGroup
 
 PREFIX = "era-"
 STALE_TIMEOUT = 0.2  # seconds in which what a dead server left leaves its group
@@ -115,6 +116,7 @@ class CgroupTree:
         self.problems: list[str] = []  # why a controller is not used
         self.server_memory: int | None = None  # bytes that all sandboxes may use together
         self.memory_group: MemoryGroup | None = None  # that counts what they use
+        self._own_cpu_group: OwnCpuGroup | None = None  # the server's
 
     @classmethod
     def open(cls, server_memory: int | None = None) -> CgroupTree:
@@ -127,6 +129,7 @@ class CgroupTree:
         for group in dict.fromkeys(one.directory for one in found):
             tree._adopt(group, [one for one in found if one.directory == group])
         tree._verify()
+        tree._enter_own_cpu_group()
         tree.server_memory = server_memory
         tree._bound_memory()
         missing = sorted(set(LIMIT_BY_CONTROLLER) - {one.name for one in found})
@@ -161,6 +164,8 @@ class CgroupTree:
 
     def close(self) -> None:
         """Removes all groups, when no sandbox lives (blocking). A second call does nothing."""
+        if self._own_cpu_group is not None:
+            self._own_cpu_group.leave()
         if self.memory_group is not None:
             self.memory_group.unwatch()
             self.memory_group = None
@@ -202,6 +207,16 @@ class CgroupTree:
             if server_directory not in joined or (one.name == "pids" and forked):
                 self.problems.append(f"{one.name}: a group binds nobody in {one.directory}")
                 self._controllers.remove((one, server_directory))
+
+    def _enter_own_cpu_group(self) -> None:
+        """Gives a nice server as much weight as its sessions have; notes why that is impossible."""
+        for one, _ in self._controllers:
+            if (one.name, one.version) == ("cpu", 1):
+                self._own_cpu_group = OwnCpuGroup(one.directory)
+                try:
+                    self._own_cpu_group.enter()
+                except OSError as error:
+                    self.problems.append(f"cpu: sessions go before the server, {error.strerror}")
 
     def _bound_memory(self) -> None:
         """Bounds all sandboxes together, where a group can; notes why it cannot."""

@@ -13,6 +13,7 @@ import socket
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 
+from era_kernels.concurrency.waiting import ends_within
 from era_kernels.models import JsonObject
 from era_kernels.sandbox.init import fd_messages
 from era_kernels.sandbox.init.fd_messages import DescriptorsLost, close_all
@@ -193,8 +194,7 @@ class ControlChannel:
     async def _wait(self, reply: asyncio.Future[Reply], timeout: float) -> None:
         """Waits for the reply, in parts: a server that was stopped for long loses only one."""
         for _ in range(_WAIT_PARTS):
-            await asyncio.wait({reply}, timeout=timeout / _WAIT_PARTS)
-            if reply.done():
+            if await ends_within(reply, timeout / _WAIT_PARTS):
                 return
 
     def _on_readable(self) -> None:

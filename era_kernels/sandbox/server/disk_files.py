@@ -22,10 +22,16 @@ _IN_FLIGHT = b"scm_fds:"  # in fdinfo of a unix socket: descriptors sent to it a
 
 @dataclass(slots=True)
 class NamelessFiles:
-    """What was found of files without a name; `is_all` is False when some may be hidden."""
+    """What was found of files without a name."""
 
     sizes: dict[tuple[int, int], int] = field(default_factory=dict)  # device, inode → bytes
-    is_all: bool = True
+    hides_files: bool = False  # some processes may have more, of which nothing is known
+    has_inexact: bool = False  # some sizes may be larger than was found
+
+    @property
+    def is_all(self) -> bool:
+        """False when there may be more."""
+        return not (self.hides_files or self.has_inexact)
 
     @property
     def total(self) -> int:
@@ -61,12 +67,12 @@ def _add_held(process: str, devices: Collection[int], found: NamelessFiles) -> N
     try:
         numbers = os.listdir(f"{process}/fd")  # noqa: PTH208 - names, not paths
     except OSError as error:
-        found.is_all &= not isinstance(error, PermissionError)
+        found.hides_files |= isinstance(error, PermissionError)
         return
     for number in numbers:
         status = _add_file(f"{process}/fd/{number}", devices, found)
         if status is not None and stat.S_ISSOCK(status.st_mode):
-            found.is_all &= not _has_descriptors_in_flight(f"{process}/fdinfo/{number}")
+            found.hides_files |= _has_descriptors_in_flight(f"{process}/fdinfo/{number}")
 
 
 def _add_file(link: str, devices: Collection[int], found: NamelessFiles) -> os.stat_result | None:
@@ -74,7 +80,7 @@ def _add_file(link: str, devices: Collection[int], found: NamelessFiles) -> os.s
     try:
         status = os.stat(link)  # noqa: PTH116 - no path
     except OSError as error:
-        found.is_all &= not isinstance(error, PermissionError)
+        found.hides_files |= isinstance(error, PermissionError)
         return None
     _add_nameless(status, devices, found)
     return status
@@ -101,7 +107,7 @@ def _add_mapped(
         try:
             mappings = _read_maps(f"/proc/{pid}/task/{thread}/maps")
         except OSError as error:
-            found.is_all &= not isinstance(error, PermissionError)
+            found.hides_files |= isinstance(error, PermissionError)
             continue
         if mappings:
             break
@@ -127,7 +133,7 @@ def _add_mapped(
         _add_nameless(status, devices, found)
     for key, size in extents.items():  # as much as is mapped, but it may be larger
         found.sizes[key] = size
-        found.is_all = False
+        found.has_inexact = True
 
 
 def _read_maps(path: str) -> bytes:

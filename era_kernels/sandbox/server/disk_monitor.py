@@ -69,7 +69,7 @@ class DiskMonitor:
     def discard(self, session: SessionDisk) -> None:
         """Stops watching a session; its measurement is closed at once. An unknown one is fine."""
         self._watched.discard(session)
-        if self._worker is not None:
+        if self._worker is not None and session in self._measurements:
             self._worker.wake()
 
     async def aclose(self) -> None:
@@ -102,7 +102,8 @@ class DiskMonitor:
             ended = time.monotonic()
             self._next_look = ended + REST_LOOK
             self._earliest_look = ended + LOOK_FACTOR * (ended - now)
-        self._advance(sessions)
+        if self._measurements:
+            self._advance()
         if any(one.is_still and not one.is_pausing for one in self._measurements.values()):
             return 0.0
         if taken and is_near:
@@ -198,7 +199,7 @@ class DiskMonitor:
         inits = [one.init for one in self._watched.sessions]
         return self._measured_tree.by_init({*inits, session.init})[session.init]
 
-    def _advance(self, sessions: Sequence[SessionDisk]) -> None:
+    def _advance(self) -> None:
         """Goes on with all measurements, those of sessions that stand still in the first place."""
         still = [one for one in self._measurements.values() if one.is_still]
         running = still or list(self._measurements.values())

@@ -33,11 +33,12 @@ class DiskReserve:
 
     def is_near(self, space: DiskSpace, sessions: Collection[SessionDisk]) -> bool:
         """Returns whether little more than the reserve is left of a disk with workspaces."""
-        devices = {one.workspace_device for one in sessions}
-        return any(
-            one.device in devices and one.free < NEAR * self._reserve_of(one)
+        near = [
+            one.device
             for one in space.file_systems.values()
-        )
+            if one.free < NEAR * self._reserve_of(one)
+        ]
+        return bool(near) and any(one.workspace_device in near for one in sessions)
 
     def _reserve_of(self, file_system: FileSystem) -> int:
         return default_disk_reserve(file_system.total) if self._bytes is None else self._bytes

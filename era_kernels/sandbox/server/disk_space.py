@@ -56,9 +56,11 @@ class DiskSpace:
             with suppress(OSError):
                 device = directory.stat().st_dev
                 devices.add(device)
+                if device in self.file_systems:
+                    continue
                 # Directories of sessions go; that one's parent is a directory of the server.
                 parent = directory.parent if directory.parent.stat().st_dev == device else directory
-                self.file_systems.setdefault(device, FileSystem(device, os.fspath(parent)))
+                self.file_systems[device] = FileSystem(device, os.fspath(parent))
         return frozenset(devices)
 
     def look(self) -> int:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from era_kernels.sandbox.linux import landlock as landlocks
 from era_kernels.sandbox.linux import syscalls
+from era_kernels.sandbox.server.outbound import PROGRAM
 
 SECCOMP_MODE_FILTER = 2
 EFAULT = 14
@@ -40,6 +42,7 @@ def list_host_features() -> list[HostFeature]:
         probe_seccomp(),
         probe_cgroups(),
         probe_tunnel(),
+        probe_pasta(),
     ]
 
 
@@ -91,6 +94,18 @@ def probe_tunnel() -> HostFeature:
     except OSError as error:
         return HostFeature("/dev/net/tun", False, error.strerror or str(error))
     return HostFeature("/dev/net/tun", True, "can be opened")
+
+
+def probe_pasta() -> HostFeature:
+    """Tests whether pasta is installed, and says what it would bring."""
+    path = shutil.which(PROGRAM)
+    if path is None:
+        why = (
+            "apt-get install passt gives sessions with internet access UDP, DNS and a way out for "
+            "programs that know no proxy"
+        )
+        return HostFeature(PROGRAM, False, why)
+    return HostFeature(PROGRAM, True, path)
 
 
 def kernel_release() -> str:

@@ -18,6 +18,7 @@ from era_kernels.sandbox.server.cgroup_memory import MemoryGroup
 from era_kernels.sandbox.server.disk_monitor import DiskMonitor
 from era_kernels.sandbox.server.disk_reserve import DiskReserve
 from era_kernels.sandbox.server.disk_session import SessionDisk, workspace_quotas
+from era_kernels.sandbox.server.memory_files import FilesInMemory
 from era_kernels.sandbox.server.process_memory import Activity, exceeds
 from era_kernels.sandbox.server.process_tree import ProcessTree, ProcStat
 from era_kernels.sandbox.server.server_memory import ServerMemoryMonitor, SessionMemory
@@ -25,6 +26,7 @@ from era_kernels.sandbox.server.server_memory import ServerMemoryMonitor, Sessio
 log = logging.getLogger(__name__)
 
 CHECK_INTERVAL = 0.5  # seconds between two checks
+MAX_QUICK = 64  # processes of which the event loop itself asks whether they have rested
 PAUSE_FACTOR = 4  # a pause lasts at least so many times as long as the check before it
 
 
@@ -52,6 +54,7 @@ class MonitoredSandbox:
         if limits.workspace is not None:
             quotas = workspace_quotas(workspace, other_writable, limits.workspace)
             self.disk = SessionDisk(pid, quotas)
+        self._files = FilesInMemory()
         self._last_activity: Activity | None = None
 
     def find_excess(self, processes: Collection[ProcStat]) -> str | None:
@@ -62,7 +65,7 @@ class MonitoredSandbox:
             if self._processes is not None and activity.threads - 1 > self._processes:
                 return f"more than {self._processes} processes"
             if self._memory is not None and exceeds(
-                processes, self.pid, activity.resident_bytes, self._memory
+                processes, self.pid, activity.resident_bytes, self._memory, self._files
             ):
                 return describe_oom(self._memory)
         return None
@@ -112,6 +115,11 @@ class LimitMonitor:
             if not self._sandboxes:
                 continue
             began = time.monotonic()
+            if self._process_tree.size <= MAX_QUICK and self._process_tree.have_rested(
+                [one.pid for one in self._sandboxes]
+            ):
+                pause = CHECK_INTERVAL
+                continue  # a thread would take longer to be woken
             try:
                 findings = await asyncio.to_thread(self.check_once, list(self._sandboxes))
             except Exception:  # one check that fails must not be the last
@@ -130,6 +138,27 @@ class LimitMonitor:
         by_init = self._process_tree.by_init(inits)
         found = ((one, one.find_excess(by_init[one.pid])) for one in sandboxes)
         return [(one, why) for one, why in found if why is not None]
+
+
+class Monitoring:
+    """Has one sandbox checked while its processes run; without a monitor does nothing."""
+
+    def __init__(self, monitor: LimitMonitor | None) -> None:
+        self._monitor = monitor
+        self._sandbox: MonitoredSandbox | None = None
+
+    def start(
+        self, make_sandbox: Callable[[], MonitoredSandbox], on_exceeded: Callable[[str], None]
+    ) -> None:
+        """Begins; `on_exceeded` is called with a message about the limit."""
+        if self._monitor is not None:
+            self._sandbox = make_sandbox()
+            self._monitor.add(self._sandbox, on_exceeded)
+
+    def stop(self) -> None:
+        """Ends the checks; a second call is fine."""
+        if self._monitor is not None and self._sandbox is not None:
+            self._monitor.discard(self._sandbox)
 
 
 def describe_oom(max_bytes: int) -> str:

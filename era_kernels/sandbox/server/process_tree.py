@@ -36,6 +36,14 @@ class ProcStat:
     reaped_faults: int = 0  # those of its children that it waited for
 
 
+@dataclass(frozen=True, slots=True)
+class _Unrelated:
+    """A process of no sandbox; its entry in /proc has another number than that of a later one."""
+
+    start_time: int
+    entry: int
+
+
 class ProcessTree:
     """Remembers to which init each process belongs, so that only new ones must be looked up.
 
@@ -44,7 +52,7 @@ class ProcessTree:
 
     def __init__(self) -> None:
         self._members: dict[int, tuple[int, int]] = {}  # pid → its init, its start time
-        self._unrelated: dict[int, int] = {}  # pid → start time
+        self._unrelated: dict[int, _Unrelated] = {}  # by pid
         self._inits: set[int] = set()
         self._refreshed_at = 0.0
         self._cpu_ns: dict[int, int] = {}  # of the members, by pid
@@ -52,6 +60,11 @@ class ProcessTree:
         self._init_faults: dict[int, int] = {}  # of the inits, as they were seen last
         self._is_settled = False
         self._by_init: dict[int, list[ProcStat]] = {}
+
+    @property
+    def size(self) -> int:
+        """The number of processes that `have_rested` asks for."""
+        return len(self._cpu_ns)
 
     def have_rested(self, inits: Collection[int]) -> bool:
         """Returns whether no process of these inits did anything since `by_init` (blocking).
@@ -78,9 +91,11 @@ class ProcessTree:
         if self.have_rested(inits):
             return self._by_init
         self._refresh_unrelated(set(inits))
-        pids = _list_pids()
-        self._unrelated = {pid: self._unrelated[pid] for pid in self._unrelated.keys() & pids}
-        found, is_whole = _read_all(pids - self._unrelated.keys(), self._unrelated.keys())
+        entries = _list_entries()
+        self._unrelated = {
+            pid: one for pid, one in self._unrelated.items() if entries.get(pid) == one.entry
+        }
+        found, is_whole = _read_all(entries.keys() - self._unrelated.keys(), self._unrelated.keys())
         by_init: dict[int, list[ProcStat]] = {init: [] for init in inits}
         self._members = {
             pid: (init, process.start_time)
@@ -89,12 +104,15 @@ class ProcessTree:
         }
         if is_whole:  # else nobody knows of whom it is a child
             self._unrelated |= {
-                pid: found[pid].start_time for pid in found.keys() - self._members.keys()
+                pid: _Unrelated(found[pid].start_time, entries[pid])
+                for pid in found.keys() - self._members.keys()
             }
         cpu_ns = {pid: found[pid].cpu_ns for pid in self._members}
         for init in self._inits & found.keys():
             if not self._has_only_answered(found[init]):
                 self._init_stats[init] = found[init]
+            elif init in cpu_ns:  # that is no sign of something new
+                self._cpu_ns[init] = cpu_ns[init]
             self._init_faults[init] = found[init].faults
             found[init] = self._init_stats[init]
         self._is_settled = cpu_ns == self._cpu_ns
@@ -115,7 +133,7 @@ class ProcessTree:
         )
 
     def _refresh_unrelated(self, inits: set[int]) -> None:
-        """Forgets unrelated processes: their pids may be reused, or they are of a new sandbox.
+        """Forgets unrelated processes, now and then all; and those that may be of a new sandbox.
 
         The latter have begun after its init, which may have been there for long.
         """
@@ -124,9 +142,10 @@ class ProcessTree:
             self._unrelated.clear()
             self._refreshed_at = now
         elif new := inits - self._inits:
-            first = min((self._unrelated.get(pid, _NEVER) for pid in new), default=_NEVER)
+            began = (self._unrelated[pid].start_time for pid in new & self._unrelated.keys())
+            first = min(began, default=_NEVER)
             self._unrelated = {
-                pid: started for pid, started in self._unrelated.items() if started < first
+                pid: one for pid, one in self._unrelated.items() if one.start_time < first
             }
         self._inits = inits
         self._init_stats = {pid: one for pid, one in self._init_stats.items() if pid in inits}
@@ -208,8 +227,18 @@ def _has_uid(pid: int, uid: int) -> bool:
     return fields[b"State"][0] not in _DEAD_STATES or int(fields[b"Threads"][0]) > 1
 
 
+def _list_entries() -> dict[int, int]:
+    """Returns the pids of all processes, with the numbers of their entries in /proc (blocking).
+
+    Linux makes an entry for each process anew, with a number of its own: so a pid that is another
+    process's by now shows without a look at the process.
+    """
+    with os.scandir("/proc") as entries:
+        return {int(one.name): one.inode() for one in entries if one.name.isdecimal()}
+
+
 def _list_pids() -> set[int]:
-    return {int(name) for name in os.listdir("/proc") if name.isdecimal()}  # noqa: PTH208
+    return set(_list_entries())
 
 
 def read_stat(pid: int) -> ProcStat | None:

@@ -43,7 +43,11 @@ def private_runtime_dir() -> Iterator[Path]:
         yield path
     finally:
         trash.close()
-        if not remove_directory(path, PATIENCE):
+        try:
+            is_removed = remove_directory(path, PATIENCE)
+        except OSError:  # no descriptor is left
+            is_removed = False
+        if not is_removed:
             log.warning("the next start removes a directory", extra={"path": str(path)})
         os.close(lock)
 

@@ -28,9 +28,10 @@ from era_kernels.sandbox.server.connections import CONNECT_TIMEOUT, LOOPBACK
 from era_kernels.sandbox.server.control_channel import ChannelClosed, ChannelError, ControlChannel
 from era_kernels.sandbox.server.host_resources import HostResources
 from era_kernels.sandbox.server.init_pool import PreparedInit
-from era_kernels.sandbox.server.limit_monitor import LimitMonitor, MonitoredSandbox
+from era_kernels.sandbox.server.limit_monitor import LimitMonitor, Monitoring
 from era_kernels.sandbox.server.listeners import listen_in_namespace
 from era_kernels.sandbox.server.oom_listener import OomListener
+from era_kernels.sandbox.server.outbound import Outbound, Outbounds
 from era_kernels.sandbox.server.process import Process, open_process
 from era_kernels.sandbox.server.process_command import Command, ProcessNotStarted, start_error
 from era_kernels.sandbox.server.sandbox_end import SandboxEnd
@@ -53,6 +54,7 @@ class Sandbox:
         prepared_init: PreparedInit,
         on_closed: Callable[[Sandbox], None],
         limit_monitor: LimitMonitor | None,
+        outbounds: Outbounds,
     ) -> None:
         """Has the isolation applied; `wait_ready` waits for that. Raises OSError.
 
@@ -71,11 +73,11 @@ class Sandbox:
         self._last_process = 0
         self._reason: str | None = None
         self._close_task: asyncio.Task[None] | None = None
-        self._limit_monitor = limit_monitor
-        self._monitored: MonitoredSandbox | None = None
+        self._monitoring = Monitoring(limit_monitor)
         on_silent = partial(self._on_limit_exceeded, SILENT)
         control = prepared_init.control_socket
         self._control = ControlChannel(control, self._on_message, self._on_end, on_silent)
+        self.outbound = Outbound(outbounds, prepared_init, self._control)
         self._end = SandboxEnd(prepared_init.cgroup, spec)
         self._oom_listener = OomListener(resources, self._on_limit_exceeded)
         prepared_init.on_pid = self._on_init_pid
@@ -230,9 +232,9 @@ class Sandbox:
         if self.pid is None or not self._has_walls or self._ready.done():
             return
         self._ready.set_result(True)
-        if self._limit_monitor is not None and self.is_running:
-            self._monitored = self._resources.make_monitored_sandbox(self.pid)
-            self._limit_monitor.add(self._monitored, self._on_limit_exceeded)
+        if self.is_running:
+            make_monitored = partial(self._resources.make_monitored_sandbox, self.pid)
+            self._monitoring.start(make_monitored, self._on_limit_exceeded)
 
     def _on_limit_exceeded(self, why: str) -> None:
         if self.is_running:
@@ -256,8 +258,8 @@ class Sandbox:
         self._ended.set_result(exit_info)
 
     async def _close(self) -> None:
-        if self._limit_monitor and self._monitored is not None:
-            self._limit_monitor.discard(self._monitored)
+        self._monitoring.stop()
+        closing = asyncio.create_task(self.outbound.aclose())
         self._oom_listener.close()
         self._end.set_init(self.pid)  # in case there was no descriptor to hold it
         self._end.begin()
@@ -265,6 +267,7 @@ class Sandbox:
         if not self._end.has_init:  # it was not ready, so that no code has run
             self._prepared_init.kill()
         await self._end.finish()
+        await closing
         self._end.close()
         await self._prepared_init.wait_reaped()
         if not self._ended.done():  # its end of the socket is in a message, or it was never made
@@ -272,6 +275,11 @@ class Sandbox:
             self._on_end()
         for process in self._processes.values():
             process.close()
-        await self._prepared_init.remove_cgroups()
-        await asyncio.to_thread(self._resources.release)
+        await asyncio.to_thread(self._release)
         self._on_closed(self)
+
+    def _release(self) -> None:
+        """Gives back what the sandbox had of the host (blocking)."""
+        if self._prepared_init.cgroup is not None:
+            self._prepared_init.cgroup.remove()
+        self._resources.release()

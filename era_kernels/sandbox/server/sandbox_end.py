@@ -12,6 +12,7 @@ import subprocess
 import time
 from collections.abc import Awaitable, Callable, Iterable
 
+from era_kernels.concurrency.waiting import ends_within
 from era_kernels.errors import EndUnfinished
 from era_kernels.sandbox.init.spec import SandboxSpec
 from era_kernels.sandbox.linux.cgroup import kill_members
@@ -71,7 +72,7 @@ class SandboxEnd:
         if not closing.done():
             self._waited_since = self._waited_since or time.monotonic()
             remaining = self._waited_since + END_TIMEOUT - time.monotonic()
-            await asyncio.wait([closing], timeout=max(0, remaining))
+            await ends_within(closing, max(0, remaining))
         if closing.done():
             return closing.result()
         raise EndUnfinished(
@@ -151,6 +152,14 @@ class SandboxEnd:
                     stderr=subprocess.DEVNULL, timeout=_KILL_TIMEOUT, check=False,
                 )  # fmt: skip
         return found
+
+
+async def end_one(end: Callable[[], Awaitable[None]]) -> None:
+    """Calls it, and waits; an end that is not finished in time is logged."""
+    try:
+        await end()
+    except EndUnfinished as problem:
+        log.error("processes are left", extra={"why": problem.message})
 
 
 async def end_all(ends: Iterable[Callable[[], Awaitable[None]]]) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from era_kernels.errors import KernelStartFailed
 from era_kernels.models import UNSANDBOXED_TIER, Isolation, Limits, SessionPaths
+from era_kernels.models.internet import OutboundRules
 from era_kernels.safe_fs.trash import Trash
 from era_kernels.sandbox.init.spec import SandboxSpec
 from era_kernels.sandbox.server import runtime_dirs
@@ -17,11 +19,12 @@ from era_kernels.sandbox.server.disk_reserve import DiskReserve
 from era_kernels.sandbox.server.host_resources import HostResources
 from era_kernels.sandbox.server.init_pool import InitPool
 from era_kernels.sandbox.server.limit_monitor import LimitMonitor
+from era_kernels.sandbox.server.outbound import Outbounds
 from era_kernels.sandbox.server.sandbox import Sandbox
-from era_kernels.sandbox.server.sandbox_end import end_all
+from era_kernels.sandbox.server.sandbox_end import end_all, end_one
 from era_kernels.sandbox.server.server_memory import ServerMemoryMonitor
-from era_kernels.sandbox.server.tier_probe import TierProbe
-from era_kernels.sandbox.server.tiers import IsolationPolicy, IsolationProfile
+from era_kernels.sandbox.server.tier_probe import TierProbe, find_outbound_failure
+from era_kernels.sandbox.server.tiers import IsolationPolicy, IsolationProfile, with_outbound
 from era_kernels.sandbox.server.uids import UidAllocator, available_uids
 from era_kernels.sandbox.server.zygote_client import ZygoteClient
 
@@ -29,7 +32,13 @@ from era_kernels.sandbox.server.zygote_client import ZygoteClient
 class Sandboxes:
     """All sandboxes of a server, and the zygote that forks their inits."""
 
-    def __init__(self, runtime: Path, init_pool: InitPool, reserve: DiskReserve | None) -> None:
+    def __init__(
+        self,
+        runtime: Path,
+        init_pool: InitPool,
+        reserve: DiskReserve | None,
+        find_rules: Callable[[], OutboundRules] | None,
+    ) -> None:
         """Makes the object only; callers use `open`."""
         self.profile = IsolationProfile(tier=UNSANDBOXED_TIER, spec=SandboxSpec())
         self._runtime = runtime
@@ -38,6 +47,8 @@ class Sandboxes:
         memory_monitor = ServerMemoryMonitor(groups.server_memory, groups.memory_group)
         self._limit_monitor = LimitMonitor(memory_monitor, reserve)
         self._uid_allocator = UidAllocator(available_uids())
+        outbound_uid = self._uid_allocator.outbound_uid
+        self.outbounds = Outbounds(init_pool, outbound_uid, find_rules)
         self._sandboxes: set[Sandbox] = set()
         self._trash = Trash()
 
@@ -51,12 +62,14 @@ class Sandboxes:
         spare_count: int = 0,
         server_memory: int | None = None,
         disk_reserve: DiskReserve | None = None,
+        find_rules: Callable[[], OutboundRules] | None = None,
     ) -> Sandboxes:
         """Starts the zygote, which imports the modules of `preload`; entries lie in `entry_paths`.
 
         `runtime` is a short directory (made where missing) for the sandboxes' own directories; no
         policy is no isolation. `spare_count` inits of 3 MB wait: the next sandbox is ready 15 ms
         sooner. Sandboxes have `server_memory` bytes together, and leave a reserve of the disk.
+        `find_rules` tells what they may reach by pasta; without it there is no such way out.
         Raises StartError when `runtime` is too long for sockets, the zygote does not start, or no
         isolation works that is strong enough.
         """
@@ -65,12 +78,10 @@ class Sandboxes:
         cgroups = await asyncio.to_thread(open_cgroups)
         zygote_home = runtime / runtime_dirs.ZYGOTE_DIRECTORY
         init_pool = await InitPool.open(preload, entry_paths, zygote_home, cgroups)
-        sandboxes = cls(runtime, init_pool, disk_reserve)
+        sandboxes = cls(runtime, init_pool, disk_reserve, find_rules)
         if policy is not None:
             try:
-                probe = TierProbe(runtime / runtime_dirs.PROBE_DIRECTORY, sandboxes._create)
-                found = await probe.find_strongest(policy) or sandboxes.profile
-                sandboxes.profile = found.with_cgroups(cgroups)
+                await sandboxes._find_profile(policy)
                 await sandboxes._init_pool.keep_spares(sandboxes.profile, spare_count)
             except BaseException:
                 await sandboxes.aclose()
@@ -103,6 +114,21 @@ class Sandboxes:
                 raise KernelStartFailed(f"No walls could be raised: {sandbox.isolation_error}.")
         raise KernelStartFailed("The process that forks kernels died, or cannot fork any more.")
 
+    async def _find_profile(self, policy: IsolationPolicy) -> None:
+        """Finds the strongest isolation, and whether pasta works with it."""
+        directory = self._runtime / runtime_dirs.PROBE_DIRECTORY
+        probe = TierProbe(directory, self._create)
+        found = await probe.find_strongest(policy) or self.profile
+        if found.spec.has_namespaces and self.outbounds.problem is None:
+            resolvers = await asyncio.to_thread(self.outbounds.find_resolvers)
+            served = with_outbound(found, self.outbounds.uid, resolvers)
+            problem = await probe.find_failure(served, find_outbound_failure)
+            if problem is None:
+                found = served
+            self.outbounds.problem = problem
+        found = replace(found, outbound_problem=self.outbounds.problem)
+        self.profile = found.with_cgroups(self._init_pool.cgroups)
+
     async def check(self) -> None:
         """Checks that kernels can be started. Raises Unavailable, which says why they cannot."""
         self._init_pool.zygote.check()
@@ -128,7 +154,9 @@ class Sandboxes:
         try:
             spec = await resources.prepare_uncancelled(prepared_init.cgroup)
             monitor = self._limit_monitor if profile.tier < UNSANDBOXED_TIER else None
-            sandbox = Sandbox(resources, spec, prepared_init, self._sandboxes.discard, monitor)
+            sandbox = Sandbox(
+                resources, spec, prepared_init, self._sandboxes.discard, monitor, self.outbounds
+            )
         except BaseException as error:
             await prepared_init.discard()
             await asyncio.to_thread(resources.release)
@@ -145,7 +173,7 @@ class Sandboxes:
             if await sandbox.wait_ready():
                 return True
         except asyncio.CancelledError:
-            await end_all([sandbox.aclose])
+            await end_one(sandbox.aclose)
             raise
         await sandbox.aclose()
         return False

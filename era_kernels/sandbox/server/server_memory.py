@@ -16,11 +16,8 @@ from dataclasses import dataclass, field
 
 from era_kernels.models import GIB, MIB
 from era_kernels.sandbox.server.cgroup_memory import MemoryGroup
-from era_kernels.sandbox.server.process_memory import (
-    Activity,
-    files_in_memory,
-    proportional_bytes,
-)
+from era_kernels.sandbox.server.memory_files import FilesInMemory
+from era_kernels.sandbox.server.process_memory import Activity, proportional_bytes
 from era_kernels.sandbox.server.process_tree import ProcessTree, ProcStat
 
 log = logging.getLogger(__name__)
@@ -58,6 +55,7 @@ class SessionMemory:
     activity: Activity | None = None  # when its processes were measured
     processes_bytes: int = 0  # what they used then
     is_exact: bool = False  # else pages that sessions share count in each
+    files: FilesInMemory = field(default_factory=FilesInMemory)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,12 +157,12 @@ class ServerMemoryMonitor:
         for one in sessions:
             activity = Activity.of(by_init[one.init])
             if activity != one.activity:
-                files = files_in_memory(by_init[one.init])
+                files = one.files.measure(by_init[one.init], one.init)
                 one.activity, one.is_exact = activity, False
                 one.processes_bytes = activity.resident_bytes + files
         for remeasured in ([], [one for one in sessions if not one.is_exact], sessions):
             for one in remeasured:
-                one.processes_bytes = _exact_bytes(by_init[one.init], one.init)
+                one.processes_bytes = _exact_bytes(by_init[one.init], one)
                 one.is_exact = True
             total = sum(one.processes_bytes for one in sessions)
             if total < self._threshold:
@@ -172,8 +170,9 @@ class ServerMemoryMonitor:
         return MemoryUse(total, {one: one.processes_bytes for one in sessions})
 
 
-def _exact_bytes(processes: Sequence[ProcStat], init: int) -> int:
-    return proportional_bytes(processes, init) + files_in_memory(processes)
+def _exact_bytes(processes: Sequence[ProcStat], session: SessionMemory) -> int:
+    files = session.files.measure(processes, session.init)
+    return proportional_bytes(processes, session.init) + files
 
 
 def _format_size(size: int) -> str:

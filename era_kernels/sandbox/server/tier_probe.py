@@ -6,6 +6,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
@@ -14,6 +15,7 @@ from era_kernels.errors import EraError, StartError, WeakTier3Refused
 from era_kernels.models import UNSANDBOXED_TIER, Limits, SessionPaths
 from era_kernels.safe_fs.trash import remove_directory
 from era_kernels.sandbox.server import runtime_dirs
+from era_kernels.sandbox.server.outbound import Outbound
 from era_kernels.sandbox.server.process import Process
 from era_kernels.sandbox.server.process_command import Command
 from era_kernels.sandbox.server.tiers import IsolationPolicy, IsolationProfile, candidate_profiles
@@ -25,6 +27,9 @@ class ProbeSandbox(Protocol):
     """The part of a sandbox that the probe uses."""
 
     isolation_error: str | None
+
+    @property
+    def outbound(self) -> Outbound: ...
 
     @property
     def inner_paths(self) -> SessionPaths: ...
@@ -54,7 +59,7 @@ class TierProbe:
         """
         failures: list[str] = []
         for profile in await asyncio.to_thread(lambda: list(candidate_profiles(policy))):
-            failure = await self._try_profile(profile)
+            failure = await self.find_failure(profile, _find_failure)
             if failure is None:
                 weakness = _find_weakness(profile)
                 if weakness is not None and not _accepts_weak_tier3(policy):
@@ -65,8 +70,10 @@ class TierProbe:
             return None
         raise _no_tier_error(policy, failures)
 
-    async def _try_profile(self, profile: IsolationProfile) -> str | None:
-        """Runs the interpreter in such a sandbox; returns the failure, or None."""
+    async def find_failure(
+        self, profile: IsolationProfile, find: Callable[[ProbeSandbox], Awaitable[str | None]]
+    ) -> str | None:
+        """Opens such a sandbox; returns the failure that `find` finds in it, or None."""
         directory = self._directory
         paths = SessionPaths(directory / "workspace", directory / "packages", directory / "cache")
         try:
@@ -74,7 +81,7 @@ class TierProbe:
             sandbox = await self._open_sandbox(profile, paths, Limits())
             try:
                 async with asyncio.timeout(PROBE_TIMEOUT):
-                    return await _find_failure(sandbox)
+                    return await find(sandbox)
             finally:
                 await sandbox.aclose()
         except TimeoutError:
@@ -82,7 +89,8 @@ class TierProbe:
         except (EraError, OSError) as error:
             return str(error)
         finally:
-            await asyncio.to_thread(remove_directory, self._directory)
+            with suppress(OSError):  # no descriptor is left; the directory's own goes at the end
+                await asyncio.to_thread(remove_directory, self._directory)
 
 
 def _find_weakness(profile: IsolationProfile) -> str | None:
@@ -131,6 +139,14 @@ def _no_tier_error(policy: IsolationPolicy, failures: list[str]) -> StartError:
         f"No walls of tier {policy.weakest_tier} or stronger can be had: {why}.{cure} Run "
         "`era-kernels doctor`, or let code run with all rights of this user by --allow-unsandboxed."
     )
+
+
+async def find_outbound_failure(sandbox: ProbeSandbox) -> str | None:
+    """Opens the way out by pasta, and closes it again."""
+    if not await sandbox.wait_ready():
+        return sandbox.isolation_error or "its init died"
+    await sandbox.outbound.switch(True)
+    return sandbox.outbound.problem
 
 
 async def _find_failure(sandbox: ProbeSandbox) -> str | None:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from era_kernels.models import UNSANDBOXED_TIER, Isolation, Limits, Network, SessionPaths
+from era_kernels.models.internet import PROXY_ONLY
 from era_kernels.sandbox.init import rootfs
 from era_kernels.sandbox.init.spec import IsolationKind, SandboxSpec
 from era_kernels.sandbox.linux import landlock, seccomp
@@ -48,10 +49,6 @@ _LANDLOCK_SHORTCOMINGS = (
     "network: there is none at all, not even of the session's own",
     "files: /tmp and /dev/shm are closed, TMPDIR is the session's own",
     "sockets: those that the host's services have as files can be reached where modes allow it",
-)
-_PROXY_ONLY = (
-    "network: the internet, where a session has access, is reached by the HTTP proxy alone, "
-    "by no UDP and no DNS"
 )
 _SHARED_UID_SHORTCOMINGS = (
     "users: all sessions have the server's uid, and share what Linux counts or limits by user",
@@ -96,15 +93,18 @@ class IsolationProfile:
     notes: tuple[str, ...] = ()  # what is missing of this tier on this host
     cgroup_limits: frozenset[str] = frozenset()  # limits that control groups enforce
     per_session_uid: bool = False  # without namespaces: each session has its own uid all the same
+    outbound_problem: str | None = None  # why packets have no way out by pasta
 
     @property
     def isolation(self) -> Isolation:
         """The tier and its gaps, as the API reports them."""
         if self.spec.kind is IsolationKind.NONE:
             return UNSANDBOXED
-        gaps = {
-            1: (_PROXY_ONLY,),
-            2: (_PROXY_ONLY, "processes: names of the container's are visible"),
+        why = self.outbound_problem
+        proxy_only = () if why is None else (f"{PROXY_ONLY}: {why}",)
+        gaps: dict[int, tuple[str, ...]] = {
+            1: proxy_only,
+            2: (*proxy_only, "processes: names of the container's are visible"),
             3: _LANDLOCK_SHORTCOMINGS,
         }
         if self.shares_uid:
@@ -129,7 +129,11 @@ class IsolationProfile:
         if self.spec.kind is IsolationKind.NONE:
             return self
         problems = tuple(f"control groups: {problem}" for problem in cgroups.problems)
-        return replace(self, cgroup_limits=cgroups.enforced_limits, notes=(*self.notes, *problems))
+        limits, spec = cgroups.enforced_limits, self.spec
+        if spec.has_namespaces and "memory" not in limits:
+            program = _seccomp_program(has_namespaces=True, has_ipc_objects=False)
+            spec = replace(spec, seccomp_program=program)
+        return replace(self, spec=spec, cgroup_limits=limits, notes=(*self.notes, *problems))
 
     @property
     def enforceable(self) -> frozenset[str]:
@@ -200,6 +204,18 @@ class IsolationProfile:
             shm=limits.shm or DEFAULT_TMP_BYTES,
             rlimits=dict(_rlimits(limits, self, min_reserved)),
         )
+
+
+def with_outbound(
+    profile: IsolationProfile, uid: int, resolvers: Sequence[str]
+) -> IsolationProfile:
+    """Returns the same isolation, with networks that pasta can serve.
+
+    Root's server gives pasta `uid`; `resolvers` are what programs ask for names.
+    """
+    network_uid = uid if profile.spec.kind is IsolationKind.ROOT else None
+    spec = replace(profile.spec, network_uid=network_uid, resolvers=tuple(resolvers))
+    return replace(profile, spec=spec, outbound_problem=None)
 
 
 def candidate_profiles(policy: IsolationPolicy) -> Iterator[IsolationProfile]:
@@ -274,9 +290,13 @@ def _landlock_notes(version: int) -> Iterator[str]:
         yield "processes: those of the session's user can be signalled (Linux 6.12 denies it)"
 
 
-def _seccomp_program(*, has_namespaces: bool, reads_past_modes: bool = False) -> str:
+def _seccomp_program(
+    *, has_namespaces: bool, has_ipc_objects: bool = True, reads_past_modes: bool = False
+) -> str:
     program = seccomp.export_filter(
-        has_namespaces=has_namespaces, reads_past_modes=reads_past_modes
+        has_namespaces=has_namespaces,
+        has_ipc_objects=has_ipc_objects,
+        reads_past_modes=reads_past_modes,
     )
     return "" if program is None else base64.b64encode(program).decode()
 
@@ -328,6 +348,9 @@ def _limit_notes(profile: IsolationProfile) -> Iterator[str]:
     """Yields how the server checks each limit that no control group enforces, if it can."""
     if "memory" not in profile.cgroup_limits:
         yield "limits: memory is polled, and bounded per process beside that"
+        yield "limits: what the kernel keeps for sockets, pipes and locks of code is not counted"
+        if profile.spec.has_namespaces:
+            yield "memory: there are no System V objects and POSIX queues, which nobody would count"
     if "processes" not in profile.cgroup_limits and not _counts_processes(profile):
         yield "limits: processes are polled"
     yield "limits: workspace is polled, a burst may pass it by what the disk takes in 50 ms"

@@ -31,6 +31,11 @@ class UidAllocator:
         return self._uids.start - 1
 
     @property
+    def outbound_uid(self) -> int:
+        """The uid of what serves the networks of sessions; no session's, and no init's."""
+        return self._uids.start - 2
+
+    @property
     def traverse_gid(self) -> int:
         """The group that may traverse the server's directories; no session's own group."""
         return self._uids.start - 1

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from era_kernels.errors import StartError, Unavailable
 from era_kernels.models import JsonObject
-from era_kernels.sandbox.init.spec import SandboxSpec
+from era_kernels.sandbox.init.spec import OutboundSpec, SandboxSpec
 from era_kernels.sandbox.server.control_channel import ChannelClosed, ControlChannel, SendRefused
 from era_kernels.sandbox.server.zygote_process import EXIT_TIMEOUT, ZygoteProcess
 
@@ -130,6 +130,25 @@ class ZygoteClient:
                 [control.detach()],
                 partial(self._on_gone, request.number),
             )
+        except BaseException:
+            self._requests.pop(request.number, None)
+            raise
+        return request
+
+    def spawn_outbound(
+        self, control: socket.socket, network: int, spec: OutboundSpec
+    ) -> InitRequest:
+        """Requests the keeper of a way out of a network; both descriptors are closed here.
+
+        Where it cannot be made `control` is closed, too. Raises ChannelClosed.
+        """
+        self._last_number += 1
+        request = InitRequest(self._last_number, lambda pid: None, lambda error: None)
+        message = {"op": "outbound", "number": request.number, "spec": spec.to_json()}
+        self._requests[request.number] = request
+        try:
+            descriptors = [control.detach(), network]
+            self._control.send(message, descriptors, partial(self._on_gone, request.number))
         except BaseException:
             self._requests.pop(request.number, None)
             raise

@@ -2,18 +2,64 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
+from typing import TypeAlias
 
 from era_kernels.errors import EraError
 from era_kernels.kernels.control_client import ControlClient
-from era_kernels.models import Execution, ExecutionStatus, LoggedEvent, now
-from era_kernels.services.executions.cancellation import Cancellation, EarlyCancel
+from era_kernels.models import Execution, ExecutionStatus, InterruptStep, LoggedEvent, now
 from era_kernels.services.executions.feed import EventFeed
 from era_kernels.services.executions.result import ResultBuilder, RunResult
 from era_kernels.services.executions.stdin import StdinBroker
 from era_kernels.storage.execution_log import ExecutionLog
+
+# Ends an execution that has not reached its process. Returns the steps by which it ended a process
+# that was just being started, if any.
+EarlyCancel: TypeAlias = Callable[[], Awaitable[Sequence[InterruptStep] | None]]
+
+
+class Cancellation:
+    """Cancels one execution, once: all callers wait for the same task and get the same steps."""
+
+    def __init__(self, cancel_early: EarlyCancel, finished: asyncio.Event) -> None:
+        """Takes the event `finished`, which is set at the end of the execution."""
+        self.requested = asyncio.Event()  # from now on the kernel must not get the run
+        self._cancel_early = cancel_early
+        self._finished = finished
+        self._interrupt: Callable[[], Awaitable[Sequence[InterruptStep]]] | None = None
+        self._task: asyncio.Task[Sequence[InterruptStep]] | None = None
+
+    @property
+    def has_process(self) -> bool:
+        """True once the kernel or the process has had the execution."""
+        return self._interrupt is not None
+
+    def attach(self, interrupt: Callable[[], Awaitable[Sequence[InterruptStep]]]) -> None:
+        """Takes `interrupt`, which ends the execution in its process, and nothing else there."""
+        self._interrupt = interrupt
+
+    async def __call__(self) -> Sequence[InterruptStep]:
+        """Cancels the execution; returns the steps taken once it has ended, the last being `ended`.
+
+        The cancellation goes on when its callers are cancelled.
+        """
+        if self._task is None:
+            self._task = asyncio.create_task(self._cancel())
+        return await asyncio.shield(self._task)
+
+    async def _cancel(self) -> Sequence[InterruptStep]:
+        began_at = time.monotonic()
+        self.requested.set()
+        if self._interrupt is not None:
+            steps = await self._interrupt()
+        else:
+            steps = await self._cancel_early() or [InterruptStep("cancel", 0.0)]
+        await self._finished.wait()
+        return [*steps, InterruptStep("ended", time.monotonic() - began_at)]
 
 
 async def do_nothing() -> None:
@@ -122,7 +168,7 @@ class LiveExecution(EventFeed):
 
         Raises the domain error that kept the execution from running at all.
         """
-        builder = _result_builder(self)
+        builder = ResultBuilder(self.id, self.session_id, self.max_result_bytes)
         async with aclosing(self.follow()) as batches:
             async for batch in batches:
                 await builder.add_cooperatively(item.event for item in batch)
@@ -135,14 +181,10 @@ class LiveExecution(EventFeed):
 async def partial_result(live: LiveExecution) -> tuple[Execution, RunResult]:
     """Returns the execution as it is now, and the result of its events so far."""
     execution, last_seq = live.execution, live.recent.last_seq
-    builder, seq = _result_builder(live), 0
+    builder, seq = ResultBuilder(live.id, live.session_id, live.max_result_bytes), 0
     async with aclosing(live.follow()) as batches:
         while seq < last_seq:
             batch = await anext(batches)
             await builder.add_cooperatively(item.event for item in batch if item.seq <= last_seq)
             seq = batch[-1].seq
     return execution, builder.result()
-
-
-def _result_builder(live: LiveExecution) -> ResultBuilder:
-    return ResultBuilder(live.id, live.session_id, live.max_result_bytes)

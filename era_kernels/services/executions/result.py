@@ -255,7 +255,8 @@ class ResultBuilder:
             error=self._error,
         )
         if self._done is not None:
-            _copy_done(run_result, self._done)
+            for name in _DONE_FIELDS:
+                setattr(run_result, name, getattr(self._done, name))
         return run_result
 
 
@@ -273,8 +274,3 @@ _DONE_FIELDS = (
     "exception", "state", "started_from", "kernel_generation", "queued_ms", "start_ms", "cause",
     "notices",
 )  # fmt: skip
-
-
-def _copy_done(run_result: RunResult, done: Done) -> None:
-    for name in _DONE_FIELDS:
-        setattr(run_result, name, getattr(done, name))

@@ -19,8 +19,12 @@ from era_kernels.models import (
     Session,
     now,
 )
-from era_kernels.services.executions.cancellation import EarlyCancel
-from era_kernels.services.executions.live import LiveExecution, do_nothing, partial_result
+from era_kernels.services.executions.live import (
+    EarlyCancel,
+    LiveExecution,
+    do_nothing,
+    partial_result,
+)
 from era_kernels.services.executions.replay import replay
 from era_kernels.services.executions.result import ResultBuilder, RunResult
 from era_kernels.storage.execution_log import ExecutionStore

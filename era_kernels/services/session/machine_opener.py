@@ -13,8 +13,7 @@ from era_kernels.kernels.machine import Machine
 from era_kernels.kernels.machine_services import Permissions
 from era_kernels.models import EndReason, ExitInfo
 from era_kernels.services.context import ServiceContext
-from era_kernels.services.session.lost_variables import LostVariables
-from era_kernels.services.session.state import SessionState
+from era_kernels.services.session.state import LostVariables, SessionState
 
 RETRY_INTERVAL = 1.0  # seconds between two looks at a machine that does not end
 START_NOT_RECORDED = "the start of the kernel could not be recorded"
@@ -61,8 +60,9 @@ class MachineOpener:
                 ),
                 on_late_output=discard_output if log is None else log.write,
             )
-        machine.services.recheck_internet()  # a change may have come while the kernel started
+        await machine.services.apply_internet()  # a change may have come while the kernel started
         context.kernel_limiter.acquire(self._borrower)
+        context.machines[session.id] = machine
         machine.ended.add_done_callback(partial(self._on_machine_ended, machine))
         if with_kernel:
             await self._record_start(machine)
@@ -97,6 +97,8 @@ class MachineOpener:
     def _on_machine_ended(self, machine: Machine, ended: asyncio.Future[ExitInfo]) -> None:
         task = asyncio.create_task(self._release_when_gone(machine))
         self._releases.add(task)
+        if self._context.machines.get(self._state.session.id) is machine:
+            del self._context.machines[self._state.session.id]
         task.add_done_callback(self._releases.discard)
         self._notify_ended()
 

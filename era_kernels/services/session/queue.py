@@ -84,9 +84,9 @@ class RunQueue:
 
     def check_capacity(self) -> None:
         """Raises QueueFull when `max_waiting` items wait already."""
-        if len(self) > self._max_waiting:
+        if len(self._items) > self._max_waiting:
             raise QueueFull(
-                f"{len(self) - 1} runs wait in this session already.",
+                f"{len(self._items) - 1} runs wait in this session already.",
                 retry_after=RETRY_AFTER_SECONDS,
             )
 
@@ -128,7 +128,7 @@ class RunQueue:
 
     def wake(self) -> None:
         """Starts the worker unless it works: it runs all items, then calls `on_idle`."""
-        if not self.is_working:
+        if self._worker is None or self._worker.done():
             self._worker = asyncio.create_task(self._run_all())
 
     async def wait_idle(self) -> None:
@@ -151,7 +151,8 @@ class RunQueue:
                 self._items.remove(item)
                 item.done.set()
                 self.idle_since = time.monotonic()
-                self._update_positions()
+                if self._items:
+                    self._update_positions()
 
     def _update_positions(self) -> None:
         for position, item in enumerate(self._items):

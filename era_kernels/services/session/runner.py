@@ -5,22 +5,79 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Hashable
+from contextlib import aclosing, nullcontext
 from typing import Generic
 
-from era_kernels.errors import EraError
-from era_kernels.models import NO_FILES_CHANGED, ExecutionEnd, FilesChanged
+from era_kernels.errors import EraError, StorageFailed
+from era_kernels.models import (
+    NO_FILES_CHANGED,
+    EndReason,
+    Event,
+    ExecutionEnd,
+    FilesChanged,
+    InputRequest,
+    Stderr,
+    format_size,
+    server_line,
+)
 from era_kernels.services.context import ServiceContext
 from era_kernels.services.executions.live import LiveExecution
-from era_kernels.services.executions.notices import explain_end
-from era_kernels.services.executions.outcome import Timing, session_closed
-from era_kernels.services.session.execution_finisher import ExecutionFinisher
-from era_kernels.services.session.job import Job, S, Strategy
+from era_kernels.services.executions.notices import (
+    LOSES_FILES_TOO,
+    LOSES_NOTHING,
+    LOSES_VARIABLES,
+    describe_end,
+    explain_end,
+)
+from era_kernels.services.executions.outcome import (
+    Timing,
+    done_event,
+    error_event,
+    metric_label,
+    session_closed,
+)
+from era_kernels.services.session.job import Job, JobProcess, S, Strategy
 from era_kernels.services.session.machine import SessionMachine
-from era_kernels.services.session.pump import pump
 from era_kernels.services.session.state import SessionState
 from era_kernels.services.session.workspace import SessionWorkspace
 
 log = logging.getLogger(__name__)
+
+OUTPUT_LOST = "the output of the run could not be kept"
+
+
+async def pump(execution: LiveExecution, process: JobProcess, max_bytes: int) -> ExecutionEnd:
+    """Publishes the events of the process, log first, and returns how it ended.
+
+    Kills a process whose log grows past `max_bytes`, and one whose log cannot be written: code must
+    not go on when its output cannot be seen.
+    """
+    control = process.control
+    try:
+        with nullcontext() if control is None else execution.attach(control):
+            async with aclosing(process.events()) as batches:
+                async for batch in batches:
+                    last = batch[-1]
+                    events = [
+                        event
+                        for event in batch
+                        if not isinstance(event, ExecutionEnd)
+                        and (not isinstance(event, InputRequest) or execution.stdin.offer(event))
+                    ]
+                    if events:
+                        await execution.publish(events)
+                    if isinstance(last, ExecutionEnd):
+                        return last
+                    if execution.log.size > max_bytes:
+                        await process.kill(f"{EndReason.OUTPUT_LIMIT} {format_size(max_bytes)}")
+                    del batch, last, events  # they may be large, and the next may come in an hour
+        raise RuntimeError("the events of a run ended without an end")
+    except Exception as problem:
+        await process.kill(OUTPUT_LOST)
+        if not isinstance(problem, StorageFailed):
+            raise
+        execution.fail(problem)
+        return process.killed_end(OUTPUT_LOST)
 
 
 class JobRunner(Generic[S]):
@@ -42,7 +99,6 @@ class JobRunner(Generic[S]):
         self._session_machine = session_machine
         self._strategy: Strategy[S] = strategy
         self._borrower = borrower
-        self._finisher = ExecutionFinisher(context, is_stored=state.is_stored)
 
     async def run(self, job: Job[S]) -> None:
         """Runs a job as soon as its log is open; never raises, but for cancellation."""
@@ -74,8 +130,11 @@ class JobRunner(Generic[S]):
 
     async def abort(self, job: Job[S], execution: LiveExecution, problem: Exception) -> None:
         """Ends an execution because something failed in the server, unless it has ended."""
-        self._release_key(job, execution, problem)
-        await self._finisher.abort(execution, problem, self._failed_end(), self._state.session)
+        if execution.finished.is_set():
+            self._release_key(job, execution, problem)
+            return
+        execution.fail(_public_error(problem))
+        await self._finish(job, execution, self._failed_end(), Timing())
 
     async def _run_to_end(self, job: Job[S], execution: LiveExecution) -> None:
         timing, files_changed = self._strategy.begin_timing(job), NO_FILES_CHANGED
@@ -84,7 +143,8 @@ class JobRunner(Generic[S]):
             if job.has_machine:
                 files_changed = await self._workspace.after_run(execution)
                 job.released.set()
-                await self._reap(execution)
+                if not self._session_machine.is_alive:
+                    await self._reap(execution)
             await self._finish(job, execution, end, timing, files_changed)
         except Exception as problem:
             await self.abort(job, execution, problem)
@@ -126,12 +186,12 @@ class JobRunner(Generic[S]):
         execution.interrupt.attach(process.interrupt)
         job.attach_process(process)
         began_at, end = time.monotonic(), None
+        max_bytes = self._context.service_limits.max_execution_output
         try:
-            end = explain_end(
-                await pump(execution, process, self._context.service_limits.max_execution_output),
-                execution.recent.last_stderr,
-                self._context.enforced_limits(self._state.session),
-            )
+            end = await pump(execution, process, max_bytes)
+            last_words = execution.recent.last_stderr
+            if last_words or end.exception is not None:
+                end = explain_end(end, last_words, self._context.enforced_limits(session))
             return end
         finally:
             self._strategy.on_end(end)
@@ -157,11 +217,46 @@ class JobRunner(Generic[S]):
         timing: Timing,
         files_changed: FilesChanged = NO_FILES_CHANGED,
     ) -> None:
+        """Publishes the end of an execution, even where it cannot be written to the log."""
         session = self._state.session
         self._release_key(job, execution, execution.error)
-        await self._finisher.finish(execution, end, timing, session, job.timeout, files_changed)
+        failure = error_event(end, job.timeout, execution.error)
+        done = done_event(
+            end,
+            timing,
+            session=session,
+            execution_id=execution.id,
+            files_changed=files_changed,
+            data=session.data,
+        )
+        last: tuple[Event | None, ...] = (self._stderr_line(job, execution, end), failure, done)
+        events = [event for event in last if event is not None]
+        try:
+            await execution.publish(events)
+        except Exception as problem:
+            log.warning("the end of a run was not logged", exc_info=problem)
+            execution.fail(_public_error(problem))
+            execution.publish_unlogged(events)
+        outcome, output_bytes = metric_label(end, failure), execution.log.text_bytes
+        self._context.metrics.run_ended(session.language, outcome, timing, output_bytes)
+        await self._context.executions.finish(execution, done.exit_code, done.cause)
         if self._state.is_stored and self._state.closed_with is None:
             await self._context.executions.trim(session)
+
+    def _stderr_line(
+        self, job: Job[S], execution: LiveExecution, end: ExecutionEnd
+    ) -> Stderr | None:
+        """Returns what a person is told on stderr; nothing where an error of the API tells it."""
+        says_nothing = end.exit_info is None and end.shortage is None and not end.timed_out
+        if says_nothing or execution.error is not None:
+            return None
+        session = self._state.session
+        losses = LOSES_VARIABLES if session.persistent else LOSES_FILES_TOO
+        if execution.is_command or not self._state.is_stored:
+            losses = LOSES_NOTHING  # nothing of a throw-away session is kept anyway
+        limits = self._context.enforced_limits(session)
+        text = describe_end(end, limits, job.timeout, losses)
+        return None if text is None else server_line(text, execution.recent.last_stderr)
 
     def _release_key(
         self, job: Job[S], execution: LiveExecution, problem: Exception | None
@@ -176,3 +271,10 @@ class JobRunner(Generic[S]):
 
     def _failed_end(self) -> ExecutionEnd:
         return ExecutionEnd(1, state="preserved" if self._session_machine.is_alive else "lost")
+
+
+def _public_error(problem: Exception) -> EraError:
+    """Returns the error that callers get; nothing of a foreign exception's text is in it."""
+    if isinstance(problem, EraError):
+        return problem
+    return EraError("The run failed inside the server; the server's log tells more.")

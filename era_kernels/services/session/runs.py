@@ -25,11 +25,10 @@ from era_kernels.services.executions.outcome import (
     machine_ended,
 )
 from era_kernels.services.session.job import Job
-from era_kernels.services.session.lost_variables import LostVariables
 from era_kernels.services.session.machine import SessionMachine
 from era_kernels.services.session.queue import RunQueue
 from era_kernels.services.session.runner import JobRunner
-from era_kernels.services.session.state import SessionState
+from era_kernels.services.session.state import LostVariables, SessionState
 from era_kernels.services.session.workspace import SessionWorkspace
 
 _BUSY_HINT = "Try again when the run has ended, or let it wait: leave out if_busy."
@@ -41,11 +40,8 @@ class KernelProcess:
 
     machine: Machine
     request: KernelRequest
+    control: ControlClient
     notices: tuple[str, ...]
-
-    @property
-    def control(self) -> ControlClient:
-        return self.machine.kernel.control
 
     def events(self) -> AsyncGenerator[list[Output | ExecutionEnd], None]:
         return self.machine.kernel.execute(self.request)
@@ -75,6 +71,7 @@ class KernelStrategy:
         self._workspace = workspace
         self._session_machine = session_machine
         self._lost_variables = lost_variables
+        self.on_end = lost_variables.end_run
         self._run_count = 0
 
     def begin_timing(self, job: Job[Submission]) -> Timing:
@@ -98,10 +95,8 @@ class KernelStrategy:
         self._run_count += 1
         code, ends_program = job.submission.code, job.submission.ends_program
         request = KernelRequest(code, env, job.timeout, self._run_count, ends_program)
-        return KernelProcess(machine, request, self._lost_variables.begin_run(machine))
-
-    def on_end(self, end: ExecutionEnd | None) -> None:
-        self._lost_variables.end_run(end)
+        notices = self._lost_variables.begin_run(machine)
+        return KernelProcess(machine, request, machine.kernel.control, notices)
 
 
 class Runs:

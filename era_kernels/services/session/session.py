@@ -18,13 +18,12 @@ from era_kernels.services.context import ServiceContext
 from era_kernels.services.executions.live import LiveExecution
 from era_kernels.services.session.commands import Commands, CommandStrategy
 from era_kernels.services.session.job import S, Strategy
-from era_kernels.services.session.lost_variables import LostVariables
 from era_kernels.services.session.machine import SessionMachine
 from era_kernels.services.session.machine_opener import MachineOpener
 from era_kernels.services.session.queue import RunQueue
 from era_kernels.services.session.runner import JobRunner
 from era_kernels.services.session.runs import KernelStrategy, Runs
-from era_kernels.services.session.state import SessionState
+from era_kernels.services.session.state import LostVariables, SessionState
 from era_kernels.services.session.workspace import SessionWorkspace
 from era_kernels.storage.workspaces import FileChange
 
@@ -109,7 +108,7 @@ class LiveSession:
         cancelled. Raises InvalidRequest (timeout), SessionBusy, QueueFull, AtCapacity,
         StorageFailed, SessionNotFound.
         """
-        self.check_open()
+        self._state.check_open()
         if isinstance(submission, ExecSubmission):
             return await self._commands.submit(submission)
         return await self._runs.submit(submission)
@@ -127,7 +126,7 @@ class LiveSession:
             self._context.public_requests.close(self.session.id)
         machine = self._session_machine.find()
         if machine is not None:
-            machine.services.recheck_internet()
+            await machine.services.apply_internet()
 
     async def change_file(self, operation: Callable[[], Awaitable[FileChange]]) -> None:
         """Lets `operation` put or delete a file, never while `after_run` looks at the files.
@@ -201,6 +200,8 @@ class LiveSession:
             self._queue.wake()
 
     async def _reap(self) -> None:
+        if self._session_machine.is_alive:
+            return
         try:
             await self._session_machine.reap()
         except EraError as problem:  # the next run tries again, and gets the error

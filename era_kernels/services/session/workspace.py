@@ -5,17 +5,81 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 from era_kernels.errors import EraError, SessionNotFound, StorageFailed, TooLarge
 from era_kernels.models import NO_FILES_CHANGED, FilesChanged, JsonObject, now
 from era_kernels.services.executions.live import LiveExecution
 from era_kernels.services.session.state import SessionState
-from era_kernels.services.session.workspace_tracker import WorkspaceTracker
 from era_kernels.services.validation import check_json_size, merge_data
-from era_kernels.storage.workspaces import FileChange, Workspaces
+from era_kernels.storage.workspaces import (
+    FileChange,
+    SessionDataFile,
+    Snapshot,
+    WorkspaceChanges,
+    Workspaces,
+)
 
 log = logging.getLogger(__name__)
+
+
+class WorkspaceTracker:
+    """Remembers the state of the files and of `.session_data.json` after the last run.
+
+    One call at a time may be under way. All methods raise StorageFailed, InsufficientStorage.
+    """
+
+    def __init__(self, workspaces: Workspaces, directory: str) -> None:
+        self._workspaces = workspaces
+        self._directory = directory
+        self._data_file: SessionDataFile | None = None
+        self._snapshot: Snapshot | None = None
+
+    async def before_run(self, data: JsonObject) -> None:
+        """Records the state of the files, unless it is known; writes `data` to the data file."""
+        if self._snapshot is None:
+            self._snapshot = await self._workspaces.scan(self._directory)
+        await self.write_data_file(data)
+
+    async def read_changed_data(self) -> JsonObject | None:
+        """Reads data that running code wrote to .session_data.json, without overwriting the file.
+
+        Returns the new data, or None.
+        """
+        if self._snapshot is None:
+            self._snapshot = await self._workspaces.scan(self._directory)
+        after = await self._workspaces.after_run(self._directory, self._snapshot, self._data_file)
+        self._data_file = after.data_file or self._data_file
+        return after.data
+
+    async def write_data_file(self, data: JsonObject) -> None:
+        """Writes `data` to the data file, also while code runs."""
+        self._data_file = await self._workspaces.before_run(self._directory, data, self._data_file)
+
+    async def after_run(self) -> WorkspaceChanges:
+        """Returns what changed since the last `after_run`, and records the new state.
+
+        A broken data file does not replace the one that is remembered for comparison: other code
+        may still be writing it.
+        """
+        after = await self._workspaces.after_run(self._directory, self._snapshot, self._data_file)
+        self._snapshot, self._data_file = after.snapshot, after.data_file or self._data_file
+        return after
+
+    async def change_file(self, operation: Callable[[], Awaitable[FileChange]]) -> FileChange:
+        """Lets `operation` put or delete a file, and does not count that as a run's change.
+
+        Raises what the operation raises.
+        """
+        change = await operation()
+        if self._snapshot is not None:
+            self._snapshot = self._snapshot.with_change(change)
+        return change
+
+    async def clear_files(self) -> None:
+        """Removes all files."""
+        self._snapshot = self._data_file = None
+        await self._workspaces.clear_files(self._directory)
 
 
 class SessionWorkspace:
@@ -105,7 +169,8 @@ class SessionWorkspace:
                 if self._state.is_deleted:
                     return NO_FILES_CHANGED
                 after = await self._tracker.after_run()
-                await self._adopt_data(after.data)
+                if after.data is not None:
+                    await self._adopt_data(after.data)
             self._state.update_soon(
                 last_run_at=now(),
                 file_count=after.snapshot.count,
@@ -120,16 +185,14 @@ class SessionWorkspace:
 
     async def _adopt_changed_data(self) -> None:
         if self._active_count:
-            await self._adopt_data(await self._tracker.read_changed_data())
+            data = await self._tracker.read_changed_data()
+            if data is not None:
+                await self._adopt_data(data)
 
-    async def _adopt_data(self, data: JsonObject | None) -> None:
-        """Makes data from `.session_data.json` the session's, unless they are None or too large."""
-        if data is None:
-            return
-        try:
+    async def _adopt_data(self, data: JsonObject) -> None:
+        """Makes data from `.session_data.json` the session's, unless they are too large."""
+        with suppress(TooLarge):
             await self._replace_data(data)
-        except TooLarge:
-            return
 
     async def _replace_data(self, data: JsonObject) -> None:
         await check_json_size(data, "data")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
+import mmap
 import os
 import socket
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 Host = dict[str, Any]
@@ -47,6 +50,116 @@ def memfd_bomb(host: Host) -> object:
         time.sleep(0.02)
     time.sleep(5)
     return f"{len(files) * host['file_size'] // MIB} MiB"
+
+
+def in_flight_bomb(host: Host) -> object:
+    """Take it as files in memory whose only descriptor lies in a socket."""
+    kept = []
+    for file in _memfds(host):
+        ends = socket.socketpair()
+        socket.send_fds(ends[0], [b"x"], [file])
+        os.close(file)
+        kept.append(ends)
+    return _lives_with(host)
+
+
+def mapped_bomb(host: Host) -> object:
+    """Take it as files in memory that are mapped without use, and not open."""
+    libc = _libc()
+    for file in _memfds(host):
+        libc.mmap(None, host["file_size"], mmap.PROT_READ, mmap.MAP_SHARED, file, 0)
+        os.close(file)
+    return _lives_with(host)
+
+
+def shared_bomb(host: Host) -> object:
+    """Take it as memory that processes share, and let go of each page without giving it back."""
+    kept = []
+    for _ in range(2 * host["memory"] // (16 * MIB)):
+        pages = mmap.mmap(-1, 16 * MIB)
+        pages.write(b"x" * (16 * MIB))
+        pages.madvise(mmap.MADV_DONTNEED)
+        kept.append(pages)
+        time.sleep(0.02)
+    return _lives_with(host)
+
+
+def thread_table_bomb(host: Host) -> object:
+    """Take it as files in memory that only a thread with a table of its own has open."""
+    libc = _libc()
+    files = list(_memfds(host))
+    stack = ctypes.create_string_buffer(MIB)
+    top = (ctypes.addressof(stack) + MIB) & ~63
+    flags = 0x100 | 0x200 | 0x800 | 0x10000  # CLONE_VM, FS, SIGHAND, THREAD; not FILES
+    thread = libc.clone(ctypes.cast(libc.pause, ctypes.c_void_p), ctypes.c_void_p(top), flags, None)
+    if thread < 0:
+        raise OSError(ctypes.get_errno(), "clone")
+    for file in files:
+        os.close(file)
+    return _lives_with(host)
+
+
+def system_v_bomb(host: Host) -> object:
+    """Take it as System V shared memory that nobody has attached."""
+    libc = _libc()
+    for _ in range(2 * host["memory"] // (16 * MIB)):
+        number = libc.shmget(0, 16 * MIB, 0o1600)
+        address = libc.shmat(number, None, 0) if number >= 0 else None
+        if address is None:
+            raise OSError(ctypes.get_errno(), "shmget")
+        ctypes.memset(address, 1, 16 * MIB)
+        libc.shmdt(ctypes.c_void_p(address))
+        time.sleep(0.02)
+    return _lives_with(host)
+
+
+def semaphore_bomb(host: Host) -> object:
+    """Take the kernel's memory as System V semaphores, 2 MiB in each call."""
+    libc = _libc()
+    for _ in range(host["memory"] // MIB):
+        if libc.semget(0, 32000, 0o1600) < 0:
+            raise OSError(ctypes.get_errno(), "semget")
+    return _lives_with(host)
+
+
+def huge_page_bomb(host: Host) -> object:
+    """Keep pages of 2 MiB by one byte of each that lies in a pipe."""
+    libc, size, kept = _libc(), 2 * MIB, []
+    for _ in range(host["memory"] // (8 * size)):
+        address = libc.mmap(None, 10 * size, 3, 0x22, -1, 0)  # read and write, private, no file
+        first = (address + size - 1) // size * size
+        libc.madvise(ctypes.c_void_p(first), ctypes.c_size_t(8 * size), mmap.MADV_HUGEPAGE)
+        kept.append(os.pipe())
+        for number in range(8):
+            ctypes.memset(first + number * size, 1, 1)
+            byte = (ctypes.c_size_t * 2)(first + number * size, 1)  # struct iovec
+            if libc.vmsplice(kept[-1][1], byte, 1, 0) < 0:
+                raise OSError(ctypes.get_errno(), "vmsplice")
+        libc.munmap(ctypes.c_void_p(address), ctypes.c_size_t(10 * size))
+    return _lives_with(host)
+
+
+def _memfds(host: Host) -> Iterator[int]:
+    """Yields files in memory, twice as much as the session may have, one after the other."""
+    for number in range(2 * host["memory"] // host["file_size"]):
+        file = os.memfd_create(str(number))
+        os.ftruncate(file, host["file_size"])
+        with mmap.mmap(file, host["file_size"]) as pages:  # what is written counts for the disk
+            pages.write(bytes(host["file_size"]))
+        yield file
+        time.sleep(0.02)
+
+
+def _libc() -> ctypes.CDLL:
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mmap.restype = libc.shmat.restype = ctypes.c_void_p
+    libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+    return libc
+
+
+def _lives_with(host: Host) -> str:
+    time.sleep(5)
+    return f"more than {host['memory'] // MIB} MiB"
 
 
 def shm_bomb(host: Host) -> object:

@@ -16,9 +16,9 @@ MIB = 1024**2
     [
         ([100, 100, 100, 100], 0),  # nothing grew
         ([120, 90, 110, 110], 0),  # a little
-        ([100, 400, 400, 100, 100], 1),  # once it is calm
-        ([100, 200, 300, 400, 500, 600, 700, 800], 1),  # a flood puts it off for a while
-        ([100, 400, 400, 400, 400], 1),  # what is in use stays, and is not looked for again
+        ([100, 400, 400, 100, 100], 2),  # once it is calm, and once more at rest
+        ([100, 200, 300, 400, 500, 600, 700, 800], 2),  # a flood puts it off for a while
+        ([100, 400, 400, 400, 400], 2),  # what is in use stays, and is not looked for forever
     ],
 )
 async def test_trimming_is_due(sizes: list[int], times: int) -> None:

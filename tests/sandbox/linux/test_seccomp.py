@@ -34,20 +34,22 @@ NUMBERS = {
         ("migrate_pages", 256, 238), ("shmget", 29, 194), ("shmat", 30, 196), ("shmctl", 31, 195),
         ("semget", 64, 190), ("semctl", 66, 191), ("msgget", 68, 186), ("msgctl", 71, 187),
         ("mq_open", 240, 180), ("mq_unlink", 241, 181), ("socket", 41, 198),
-        ("socketpair", 53, 199), ("io_setup", 206, 0), ("prctl", 157, 167), ("ioctl", 16, 29),
+        ("socketpair", 53, 199), ("io_setup", 206, 0), ("vmsplice", 278, 75),
+        ("prctl", 157, 167), ("ioctl", 16, 29),
         *((n, k, k) for n, k in
         seccomp.NEW_SYSCALLS.items()),
     )
 }  # fmt: skip
 if X86:
     NUMBERS["modify_ldt"] = 154
+FIRST_NEW = 424  # pidfd_send_signal, the first call with the same number everywhere
 SELF, OTHER = "the caller", "another"
 # Without arguments that could work: whoever is allowed gets another error, of Linux itself.
 ALWAYS_DENIED = (
     "open_tree_attr", "statmount", "listmount", "process_vm_readv", "process_vm_writev",
     "process_madvise", "pidfd_getfd", "kcmp", "move_pages", "migrate_pages", "memfd_secret",
     "open_tree", "move_mount", "fsopen", "fsconfig", "fsmount", "fspick", "mount_setattr",
-    "quotactl_fd", *(("modify_ldt",) if X86 else ()),
+    "quotactl_fd", "listns", *(("modify_ldt",) if X86 else ()),
 )  # fmt: skip
 IPC = ("shmget", "shmat", "shmctl", "semget", "semctl", "msgget", "msgctl", "mq_open", "mq_unlink")
 OTHER_POLICY, NICE_POLICY = 3, 5  # SCHED_BATCH, SCHED_IDLE
@@ -55,6 +57,7 @@ OTHER_POLICY, NICE_POLICY = 3, 5  # SCHED_BATCH, SCHED_IDLE
 CASES: list[tuple[str, tuple[object, ...], int | None, int | None]] = [
     *((name, (), EPERM, EPERM) for name in ALWAYS_DENIED),
     *((name, (), ALLOWED, ENOSYS) for name in IPC),
+    ("file_setattr", (), errno.EOPNOTSUPP, errno.EOPNOTSUPP),
     *((name, (), ENOSYS, ENOSYS) for name in ("clone3", "io_uring_setup", "io_uring_enter")),
     *(
         (name, (pid, *more), in_namespace, EPERM)
@@ -96,6 +99,7 @@ CASES: list[tuple[str, tuple[object, ...], int | None, int | None]] = [
     ("prlimit64", (OTHER, 99, "limits", 0), ALLOWED, EPERM),
     ("prlimit64", (0, 99, "limits", 0), ALLOWED, ALLOWED),
     ("io_setup", (1, 0), ENOSYS, ENOSYS),
+    ("vmsplice", (), ENOSYS, ENOSYS),
     ("prctl", (62, 0, 0, 0, 0), errno.EINVAL, errno.EINVAL),
     ("prctl", (ALIAS + 62, 1, 0, 0, 0), errno.EINVAL, errno.EINVAL),
     ("prctl", (3, 0, 0, 0, 0), ALLOWED, ALLOWED),  # PR_GET_DUMPABLE
@@ -199,23 +203,26 @@ def test_call(index: int, has_namespaces: bool) -> None:
 
 
 def test_unknown_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What libseccomp does not know by name is refused by number."""
+    """What libseccomp does not know by name is refused by number, and none is left out."""
 
     class Older:
-        """A libseccomp that knows no new call."""
+        """A libseccomp that knows no call of Linux 5.1 and later."""
 
         def __getattr__(self, name: str) -> object:
             return getattr(library, name)
 
         def seccomp_syscall_resolve_name(self, name: bytes) -> int:
             known: int = library.seccomp_syscall_resolve_name(name)
-            return -1 if name.decode() in seccomp.NEW_SYSCALLS else known
+            return -1 if known >= FIRST_NEW else known
 
     library = seccomp._library()
     same = [seccomp.export_filter(has_namespaces=True)]
     monkeypatch.setattr(seccomp, "_library", Older)
     same.append(seccomp.export_filter(has_namespaces=True))
     assert same[0] == same[1]
+    monkeypatch.setattr(seccomp, "NEW_SYSCALLS", {})
+    with pytest.raises(OSError, match=r"does not know the system call"):
+        seccomp.export_filter(has_namespaces=True)
 
 
 def test_missing_library(monkeypatch: pytest.MonkeyPatch) -> None:

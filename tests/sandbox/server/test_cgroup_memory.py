@@ -150,4 +150,5 @@ def test_files_of_the_server() -> None:
         "memory.use_hierarchy?": "1",
         "memory.limit_in_bytes": str(64 * MIB),
         "memory.memsw.limit_in_bytes?": str(64 * MIB),
+        "memory.kmem.tcp.limit_in_bytes?": str(16 * MIB),
     }

@@ -25,7 +25,7 @@ def test_host_features() -> None:
     done = subprocess.run(
         [sys.executable, "-c", LIST_FEATURES], capture_output=True, text=True, check=True
     )
-    names = ["namespaces", "own /proc", "Landlock", "seccomp", "cgroups", "/dev/net/tun"]
+    names = ["namespaces", "own /proc", "Landlock", "seccomp", "cgroups", "/dev/net/tun", "pasta"]
     assert done.stdout == f"{names} True\n"
 
 

@@ -12,11 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from era_kernels.sandbox.server.process_memory import (
-    exceeds,
-    files_in_memory,
-    proportional_bytes,
-)
+from era_kernels.sandbox.server import memory_files
+from era_kernels.sandbox.server.memory_files import FilesInMemory
+from era_kernels.sandbox.server.process_memory import exceeds, proportional_bytes
 from era_kernels.sandbox.server.process_tree import ProcStat, read_stat
 
 MIB = 1024**2
@@ -57,7 +55,33 @@ def test_a_memfd_that_nobody_maps() -> None:
         "file = tempfile.TemporaryFile()\nfile.write(bytes(50 << 20))\nfile.flush()"
     )
     with holding(code) as process:
-        assert 30 * MIB <= files_in_memory([process]) < 40 * MIB
+        assert 30 * MIB <= FilesInMemory().measure([process], 0) < 40 * MIB
+
+
+def test_files_that_cannot_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a descriptor is on its way a session has what such files of the host have grown by."""
+    code = "import os, socket\nends = socket.socketpair()\ninput()\n"
+    code += (
+        "fd = os.memfd_create('a')\nos.write(fd, bytes(30 << 20))\n"
+        "socket.send_fds(ends[0], [b'x'], [fd])\nos.close(fd)\nprint(flush=True)\ninput()\n"
+        "socket.recv_fds(ends[1], 1, 1)"
+    )
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe) as process:
+        assert process.stdin is not None and process.stdout is not None
+        stat = read_stat(process.pid)
+        assert stat is not None
+        monkeypatch.setattr(memory_files, "_host_bytes", lambda: 500 * MIB)
+        files = FilesInMemory()
+        assert files.measure([stat], 0) < MIB
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+        process.stdout.readline()
+        monkeypatch.setattr(memory_files, "_host_bytes", lambda: 530 * MIB)
+        hidden, trusted = files.measure([stat], 0), files.measure([stat], process.pid)
+        process.communicate(b"\n")
+    assert 30 * MIB <= hidden < 31 * MIB
+    assert trusted < MIB  # of the init nothing is looked at
 
 
 def test_shared_pages() -> None:
@@ -73,9 +97,10 @@ def test_shared_pages() -> None:
         child = int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text())
         both = [one for pid in (process.pid, child) if (one := read_stat(pid)) is not None]
         resident = sum(one.resident_bytes for one in both)
-        shared = proportional_bytes(both, init=0)
-        is_half = exceeds(both, 0, resident, shared // 2)
-        is_double = exceeds(both, 0, resident, (shared + resident) // 2)
+        files = FilesInMemory()
+        shared = proportional_bytes(both, init=0) + files.measure(both, init=0)
+        is_half = exceeds(both, 0, resident, shared // 2, files)
+        is_double = exceeds(both, 0, resident, (shared + resident) // 2, files)
         os.kill(child, signal.SIGKILL)
         assert 64 * MIB < shared < resident - 60 * MIB
         assert (is_half, is_double) == (True, False)

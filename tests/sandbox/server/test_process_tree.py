@@ -94,12 +94,53 @@ def test_a_parent_that_ends_during_the_look(monkeypatch: pytest.MonkeyPatch) -> 
         return ProcStat(pid, parents[pid], 0, 1, pid, 0) if pid in parents else None
 
     module = "era_kernels.sandbox.server.process_tree"
-    monkeypatch.setattr(f"{module}._list_pids", lambda: {init, child, parent, grandchild})
+    entries = {pid: pid for pid in (init, child, parent, grandchild)}
+    monkeypatch.setattr(f"{module}._list_entries", lambda: entries)
     monkeypatch.setattr(f"{module}.read_stat", read)
     process_tree = ProcessTree()
     for _ in range(2):
         found = {one.pid for one in process_tree.by_init([init])[init]}
         assert found == {init, child, grandchild}
+
+
+FORK_AS = """
+import os, sys, time
+wanted = int(sys.stdin.readline())
+while True:
+    with open("/proc/sys/kernel/ns_last_pid", "w") as last:
+        last.write(str(wanted - 1))
+    child = os.fork()
+    if child == 0:
+        time.sleep(600)
+    if child == wanted:
+        print("there", flush=True)
+        time.sleep(600)
+    os.kill(child, 9)
+    os.waitpid(child, 0)
+"""
+
+
+def test_a_pid_that_is_used_again() -> None:
+    """A process with the pid of one that was nobody's is seen at once."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root to choose a pid")
+    process_tree = ProcessTree()
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    other = subprocess.Popen(["/bin/sleep", "600"])
+    init = subprocess.Popen([sys.executable, "-c", FORK_AS], start_new_session=True, **pipes)
+    try:
+        assert init.stdin is not None and init.stdout is not None
+        assert len(process_tree.by_init([init.pid])[init.pid]) == 1
+        other.kill()
+        other.wait()
+        init.stdin.write(f"{other.pid}\n")
+        init.stdin.flush()
+        assert init.stdout.readline() == "there\n"
+        found = {one.pid for one in process_tree.by_init([init.pid])[init.pid]}
+        assert found == {init.pid, other.pid}
+    finally:
+        os.killpg(init.pid, 9)
+        init.communicate()
 
 
 def test_rest() -> None:

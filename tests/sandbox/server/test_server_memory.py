@@ -68,8 +68,8 @@ def test_an_idle_session_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> No
     """By processes, exact figures are taken where they matter, and kept while nothing happens."""
     calls: list[int] = []
 
-    def counted(processes: object, init: int) -> int:
-        calls.append(init)
+    def counted(processes: object, session: SessionMemory) -> int:
+        calls.append(session.init)
         return KIB
 
     monkeypatch.setattr(server_memory, "_exact_bytes", counted)

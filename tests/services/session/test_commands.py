@@ -21,7 +21,7 @@ from era_kernels.errors import (
 )
 from era_kernels.models import EndReason, ExecutionStatus, ExitInfo
 from era_kernels.services.session.machine_opener import START_NOT_RECORDED
-from era_kernels.services.session.pump import OUTPUT_LOST
+from era_kernels.services.session.runner import OUTPUT_LOST
 from tests.fakes import make_start_error
 from tests.services.conftest import OpenServices
 from tests.services.service_fixture import (

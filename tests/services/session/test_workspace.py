@@ -10,7 +10,7 @@ import pytest
 from tornado.ioloop import IOLoop
 
 from era_kernels.models import JsonObject
-from era_kernels.services.session.workspace_tracker import WorkspaceTracker
+from era_kernels.services.session.workspace import WorkspaceTracker
 from era_kernels.storage.workspaces import Workspaces
 from tests.services.service_fixture import DATA
 
