@@ -441,7 +441,7 @@ async def test_sweep(tmp_path: Path) -> None:
             (tmp_path / "r2" / "ab" / name).write_bytes(b"x")
         (tmp_path / "r2" / "unfinished" / names[0]).touch()
         await objects.database.write(partial(deletions.insert, deletions.BLOB, [names[1]]))
-        (tmp_path / "r2" / "incoming" / "half").write_bytes(b"x")
+        (tmp_path / "r2" / "incoming" / "0123456789abcdef").write_bytes(b"x")
     async with open_objects(tmp_path) as objects:
         assert await eventually(tmp_path, 1)
         assert objects.incoming() == []
