@@ -11,10 +11,11 @@ from contextlib import closing
 from benchmarks.bystander import Bystander, seconds_of
 from benchmarks.table import ms
 from tests.client import Client
-from tests.server_process import temporary_launcher, wait_until
+from tests.server_process import temporary_launcher
 from tests.system.test_answers import zygote_of
 from tests.system.test_in_flight import FILL, OPEN_FILES
 from tests.system.test_ordinary_user import USER, served
+from tests.waiting import wait_until
 
 DEATHS = 5  # each of the zygote of a new server: the next deaths of one are paced
 

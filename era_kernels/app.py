@@ -48,6 +48,7 @@ from era_kernels.settings import Settings
 from era_kernels.start_checks import load_languages, make_toolchain_dir
 from era_kernels.stop_signals import StopSignals
 from era_kernels.storage.data_directory import note_server_url
+from era_kernels.storage.lost_database import damage_errors
 from era_kernels.stores import Stores, open_stores
 from era_kernels.toolchains.layout import hold_in_use
 from era_kernels.web.base import HandlerContext
@@ -154,12 +155,13 @@ def _open_egress_proxy(stack: AsyncExitStack, settings: Settings, metrics: Metri
 
 async def _recover(stores: Stores) -> None:
     """Tidies up what a former server left, now that this one can run."""
-    await stores.executions.close_unfinished()
-    await stores.files.remove_unfinished()
-    await stores.resources.kv.open()
-    await stores.resources.d1.open()
-    await stores.resources.r2.sweep()
-    await stores.links.sweep()
+    with damage_errors(stores.directory.database):
+        await stores.executions.close_unfinished()
+        await stores.files.remove_unfinished()
+        await stores.resources.kv.open()
+        await stores.resources.d1.open()
+        await stores.resources.r2.sweep()
+        await stores.links.sweep()
 
 
 async def _open_host(
@@ -231,7 +233,8 @@ async def _open_sessions(
         )
     )
     stack.push_async_callback(sessions.aclose)
-    await sessions.open()
+    with damage_errors(stores.directory.database):
+        await sessions.open()
     return sessions
 
 

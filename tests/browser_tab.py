@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from tests.browser import open_browser
-from tests.server_process import wait_until
+from tests.waiting import wait_until
 
 websocket_client = pytest.importorskip("websockets.sync.client")
 

@@ -30,6 +30,9 @@ def pytest_configure(config: pytest.Config) -> None:
         folder = Path(tempfile.mkdtemp(prefix="era-tests-"))
         config.stash[ALONE_FILES] = folder
         config.add_cleanup(lambda: shutil.rmtree(folder))
+        for argument in config.args:  # before workers start, of which each would fail
+            if not (config.invocation_params.dir / argument.split("::")[0]).exists():
+                raise pytest.UsageError(f"file or directory not found: {argument}")
 
 
 @pytest.hookimpl(optionalhook=True)

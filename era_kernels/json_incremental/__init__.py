@@ -15,18 +15,3 @@ from era_kernels.json_incremental.sizes import (
     estimate_size,
 )
 from era_kernels.json_incremental.strict import iterparse_strictly
-
-__all__ = [
-    "CHUNK_CHARS",
-    "LARGE_BYTES",
-    "LONG_TEXT_BYTES",
-    "VALUE_OVERHEAD_BYTES",
-    "JsonBytes",
-    "LongText",
-    "SanitizedDict",
-    "estimate_size",
-    "free_in_steps",
-    "iterencode",
-    "iterparse",
-    "iterparse_strictly",
-]

@@ -1,8 +1,8 @@
 """Implements Jupyter's wire protocol: where a kernel's sockets are, and signed messages.
 
-Follows "The wire protocol" and "Connection files" of the Jupyter documentation. The `Session` of
-jupyter_client does the same at several times the cost: it takes a millisecond to be made, parses
-dates, keeps digests, adapts versions, and raises what it likes.
+Follows "The wire protocol" and "Connection files" of the Jupyter documentation, in the version of
+jupyter_client. Its `Session` does the same at several times the cost: it takes a millisecond to be
+made, parses dates, keeps digests, adapts versions, and raises what it likes.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from hmac import compare_digest
 from pathlib import Path
 from typing import Any, Literal
 
+from jupyter_client._version import protocol_version
+from jupyter_client.session import DELIM
+
 from era_kernels.concurrency.cooperative import Stepwise
 from era_kernels.json_incremental import CHUNK_CHARS, LARGE_BYTES, iterencode, iterparse
 from era_kernels.kernels.zmtp import Part
 from era_kernels.models import JsonObject
 
 Transport = Literal["ipc", "tcp"]
-
-DELIM = b"<IDS|MSG>"  # stands before a message's signature
-PROTOCOL_VERSION = "5.4"
 
 MAX_VALUES = 1_000_000  # lists, objects and their items in one part; each takes some 64 bytes here
 MAX_VALUES_AT_ONCE = 5000  # values that are parsed in one step
@@ -186,7 +186,7 @@ class MessageCodec:
             "username": "era",
             "session": self._session,
             "date": datetime.now(UTC).isoformat(),
-            "version": PROTOCOL_VERSION,
+            "version": protocol_version,
         }
         return message_id, [_encode(header), b"{}", _encode(metadata or {})]
 

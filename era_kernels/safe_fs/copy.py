@@ -14,7 +14,7 @@ import stat
 from collections.abc import Callable
 from contextlib import suppress
 
-from era_kernels.errors import TooLarge
+from era_kernels.errors import Conflict, TooLarge
 from era_kernels.safe_fs.openat import open_beneath, open_directory, open_regular
 from era_kernels.safe_fs.tree import closing_fd
 
@@ -61,7 +61,7 @@ class TreeCopier:
         """Copies the directory of that name in `source` into the empty one in `target`.
 
         Entries that vanish meanwhile are left out; nothing is copied where the directory is
-        missing. Raises CopyCancelled, TooLarge, OSError.
+        missing. Raises CopyCancelled, TooLarge, Conflict, OSError.
         """
         with (
             suppress(_SourceChanged),
@@ -206,6 +206,8 @@ def _translate_error(error: OSError) -> Exception:
     """Returns the exception to raise in the copy for an error at the original."""
     if error.errno == errno.ENAMETOOLONG:
         return TooLarge("The session has directories that are nested too deep to be copied.")
+    if error.errno == errno.EAGAIN:  # a lease: fcntl(2), F_SETLEASE
+        return Conflict("Code in the session keeps a file for itself, so that it cannot be copied.")
     return _SourceChanged() if error.errno in _CHANGED_ERRNOS else error
 
 
@@ -219,7 +221,7 @@ def _open_source_directory(directory: int, path: str) -> int:
 def _open_source_file(directory: int, name: str) -> int:
     """Opens a regular file to read, also one that its owner may not read.
 
-    Raises _SourceChanged, TooLarge, OSError.
+    Raises _SourceChanged, TooLarge, Conflict, OSError.
     """
     try:
         try:

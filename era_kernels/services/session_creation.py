@@ -21,8 +21,8 @@ from era_kernels.services.validation import (
 from era_kernels.storage.stored_code import StoredCode
 
 
-class SessionCreator:
-    """Creates sessions. `reserve` counts one more session, and uncounts it on an error."""
+class SessionMaker:
+    """Makes sessions. `reserve` counts one more session, and uncounts it on an error."""
 
     def __init__(
         self,
@@ -37,6 +37,10 @@ class SessionCreator:
         self._endings = endings
         self._reserve = reserve
         self._on_created = on_created
+
+
+class SessionCreator(SessionMaker):
+    """Creates sessions with what callers name."""
 
     async def create(self, new: NewSession) -> tuple[Session, bool]:
         """Creates a session, which is durable when this returns; returns whether it was created.

@@ -5,16 +5,12 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import threading
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
-from era_kernels.concurrency.background import BackgroundTasks
 from era_kernels.errors import SessionExists
 from era_kernels.models import JsonObject, Session, now
-from era_kernels.services.context import ServiceContext
 from era_kernels.services.session.session import LiveSession
-from era_kernels.services.session_endings import SessionEndings
+from era_kernels.services.session_creation import SessionMaker
 from era_kernels.services.validation import new_session_id
 from era_kernels.storage.workspaces import CopyCancelled
 
@@ -31,22 +27,8 @@ class DuplicateRequest:
     skip_queue: bool = False
 
 
-class SessionDuplicator:
-    """Duplicates sessions. `reserve` counts one more session, and uncounts it on an error."""
-
-    def __init__(
-        self,
-        context: ServiceContext,
-        background: BackgroundTasks,
-        endings: SessionEndings,
-        reserve: Callable[[], AbstractContextManager[None]],
-        on_created: Callable[[Session], None],
-    ) -> None:
-        self._context = context
-        self._background = background
-        self._endings = endings
-        self._reserve = reserve
-        self._on_created = on_created
+class SessionDuplicator(SessionMaker):
+    """Duplicates sessions."""
 
     async def duplicate(self, source: LiveSession, request: DuplicateRequest) -> Session:
         """Duplicates a session; the duplicate is durable when this returns.

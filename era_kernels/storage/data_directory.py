@@ -31,46 +31,15 @@ class DataPaths:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-
-    @property
-    def database(self) -> Path:
-        """The path of the SQLite file."""
-        return self.path / "era.db"
-
-    @property
-    def secret(self) -> Path:
-        """The path of the secret, which a copy of the database does not include."""
-        return self.path / "secret"
-
-    @property
-    def sessions(self) -> Path:
-        """The directory that holds the directories of all sessions."""
-        return self.path / "sessions"
-
-    @property
-    def incoming(self) -> Path:
-        """The directory of unfinished uploads, which no code in a session can see."""
-        return self.path / "incoming"
-
-    @property
-    def d1(self) -> Path:
-        """The directory of D1's databases, one file for each namespace."""
-        return self.path / "d1"
-
-    @property
-    def objects(self) -> Path:
-        """The directory of the bytes of R2's objects."""
-        return self.path / "r2"
-
-    @property
-    def lost_and_found(self) -> Path:
-        """The directory of what the database does not know."""
-        return self.path / lost_and_found.DIRECTORY
-
-    @property
-    def unlink_lock(self) -> Path:
-        """The file that a backup locks so that no blob is unlinked meanwhile."""
-        return self.path / "unlink.lock"
+        self.database = path / "era.db"  # the SQLite file
+        self.secret = path / "secret"  # a copy of the database does not include it
+        self.sessions = path / "sessions"  # the directories of all sessions
+        self.incoming = path / "incoming"  # unfinished uploads, which no code in a session can see
+        self.d1 = path / "d1"  # D1's databases, one file for each namespace
+        self.objects = path / "r2"  # the bytes of R2's objects
+        self.lost_and_found = path / lost_and_found.DIRECTORY  # what the database does not know
+        # A backup locks this file so that no blob is unlinked meanwhile.
+        self.unlink_lock = path / "unlink.lock"
 
 
 class DataDirectory(DataPaths):

@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from era_kernels.errors import StartError
+from era_kernels.errors import StartError, StorageFailed
 from era_kernels.storage import deletions, r2_table
 from era_kernels.storage.blobs import FOLDERS, BlobDirectory
 from era_kernels.storage.data_directory import DataDirectory
@@ -48,6 +48,23 @@ class Found:
         return bool(self.sessions or self.objects or self.databases or self.has_more)
 
 
+@contextmanager
+def damage_errors(database: Path) -> Iterator[None]:
+    """Raises StartError, which tells what to do, for a database that fails while a server starts.
+
+    Errors with a cause and a hint of their own, such as a full disk, are left as they are.
+    """
+    try:
+        yield
+    except StorageFailed as error:
+        if type(error) is not StorageFailed:
+            raise
+        raise StartError(
+            f"The database {database} is damaged ({error.message}): restore it from a backup, or "
+            "choose another directory with --data-dir."
+        ) from error
+
+
 async def open_database(
     directory: DataDirectory,
     on_transaction: TransactionReport = ignore_report,
@@ -64,7 +81,8 @@ async def open_database(
             raise _lost_error(directory, what, found)
     database = await Database.open(directory.database, MIGRATIONS, on_transaction, make_room)
     try:
-        unknown = await database.read(partial(_find_if_all_unknown, directory))
+        with damage_errors(directory.database):
+            unknown = await database.read(partial(_find_if_all_unknown, directory))
         if unknown:
             raise _lost_error(directory, "knows none of what is there", unknown)
     except BaseException:

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import logging
 import os
+import re
 import stat
 from collections import deque
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from era_kernels.storage.writing import write_all
 
 log = logging.getLogger(__name__)
 
+_NAME = re.compile("[0-9a-f]{16}")  # of an upload
 CHUNK_BYTES = 512 * 1024  # bytes that are written at once
 MAX_RUNNING = 3  # writes of one upload that are under way or wait for a thread
 _CREATE_FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -122,10 +124,13 @@ def create_temporary(temporary: Path) -> int:
 
 
 def remove_unfinished(directory: Path) -> None:
-    """Makes the directory where missing, and removes a former server's uploads (blocking)."""
+    """Makes the directory where missing, and removes a former server's uploads (blocking).
+
+    What has another name than an upload, or is no file, is somebody else's and stays.
+    """
     directory.mkdir(mode=0o700, exist_ok=True)
     for file in directory.iterdir():
-        if stat.S_ISREG(file.lstat().st_mode):
+        if _NAME.fullmatch(file.name) and stat.S_ISREG(file.lstat().st_mode):
             log.info("an upload that was not finished is removed")
             file.unlink()
 

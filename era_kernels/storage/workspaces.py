@@ -155,7 +155,7 @@ class Workspaces:
 
         The copy is durable when this returns. Code may run in the source: each of its changes
         meanwhile is copied or not. `is_cancelled` is called in a thread. Raises CopyCancelled,
-        TooLarge, StorageFailed, InsufficientStorage; the caller must then remove the target.
+        TooLarge, Conflict, StorageFailed, InsufficientStorage: the caller must remove the target.
         """
         return await self._copy_threads.run(self._copy, source, target, data, is_cancelled)
 

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 
 from tests.client import SessionClient
-from tests.server_process import wait_until
+from tests.waiting import wait_until
 from tests.web.serving import RawResponse, parse_response, read_all
 
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")

@@ -15,7 +15,8 @@ import pytest
 
 from tests.client import Client
 from tests.contract.checks import check, check_error
-from tests.server_process import COMMAND, Launcher, Server, temporary_launcher, wait_until
+from tests.server_process import COMMAND, Launcher, Server, temporary_launcher
+from tests.waiting import wait_until
 
 TOKEN = "a-token-of-the-environment"
 IN_FILE = "a-token-of-the-file"

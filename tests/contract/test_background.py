@@ -11,7 +11,8 @@ import pytest
 
 from tests.client import Client, SessionClient, parse_sse
 from tests.contract.checks import SLEEPING_CODE, check, check_error, wait_for_file
-from tests.server_process import Launcher, wait_until
+from tests.server_process import Launcher
+from tests.waiting import wait_until
 
 
 def begin(session: SessionClient, code: str, **body: Any) -> dict[str, Any]:

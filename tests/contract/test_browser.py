@@ -12,7 +12,8 @@ from tests import browser
 from tests.browser import PageServer, Relay, open_browser
 from tests.client import Client, parse_sse
 from tests.contract.checks import check
-from tests.server_process import Launcher, wait_until
+from tests.server_process import Launcher
+from tests.waiting import wait_until
 
 RETRY_SECONDS = 3  # after which Chromium connects again
 LINES = 50

@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 from tests.client import Client
 from tests.contract.checks import check_error
 from tests.contract.sql_attacks import ATTACKS, ENDLESS, HARMLESS, SETUP, Attack
-from tests.server_process import Launcher, Server, command_line, temporary_launcher, wait_until
+from tests.server_process import Launcher, Server, command_line, temporary_launcher
+from tests.waiting import wait_until
 
 TIMEOUT = 1.5
 MIB = 1024 * 1024

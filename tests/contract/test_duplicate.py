@@ -13,7 +13,8 @@ import pytest
 
 from tests.client import Client, SessionClient
 from tests.contract.checks import TIME, background_runs, check, check_error, wait_for_file
-from tests.server_process import Launcher, Server, wait_until
+from tests.server_process import Launcher, Server
+from tests.waiting import wait_until
 
 MANY_FILES = """
 import os, random

@@ -17,7 +17,8 @@ from tests.contract.checks import (
     wait_for_executions,
     wait_for_file,
 )
-from tests.server_process import Launcher, Server, temporary_launcher, wait_until
+from tests.server_process import Launcher, Server, temporary_launcher
+from tests.waiting import wait_until
 
 FLAGS = (
     "--session-memory", "512M", "--session-processes", "100", "--max-execution-output", "1M",

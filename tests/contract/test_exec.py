@@ -16,7 +16,8 @@ import pytest
 
 from tests.client import Client, SessionClient, parse_sse
 from tests.contract.checks import SLEEPING_CODE, background_runs, check, check_error, wait_for_file
-from tests.server_process import Launcher, wait_until
+from tests.server_process import Launcher
+from tests.waiting import wait_until
 
 FIELDS = {
     "execution_id", "session_id", "stdout", "stderr", "exit_code", "execution_time_ms",

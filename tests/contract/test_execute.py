@@ -13,7 +13,8 @@ import pytest
 
 from tests.client import Client
 from tests.contract.checks import DURATION, check, check_error
-from tests.server_process import PRINT_PID, Server, host_pid, wait_until
+from tests.server_process import PRINT_PID, Server, host_pid
+from tests.waiting import wait_until
 
 Execute = Callable[..., httpx.Response]
 

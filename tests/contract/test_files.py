@@ -12,7 +12,8 @@ import pytest
 
 from tests.client import Client, SessionClient
 from tests.contract.checks import TIME, background_runs, check, check_error, wait_for_file
-from tests.server_process import Server, wait_until
+from tests.server_process import Server
+from tests.waiting import wait_until
 
 POLICY = "sandbox allow-scripts allow-forms allow-popups allow-modals allow-downloads"
 GONE = "/api/sessions/gone/files"

@@ -14,7 +14,8 @@ import pytest
 
 from tests.client import Client, SessionClient, SseEvent, parse_sse
 from tests.contract.checks import background_runs, check, check_error, wait_for_file
-from tests.server_process import Server, wait_until
+from tests.server_process import Server
+from tests.waiting import wait_until
 
 SECRET = "correct-horse-battery"
 # Asks when it is told to, so that a reader can come first.

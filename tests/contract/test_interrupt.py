@@ -21,7 +21,8 @@ from tests.contract.checks import (
     wait_for_executions,
     wait_for_file,
 )
-from tests.server_process import PRINT_PID, host_pid, wait_until
+from tests.server_process import PRINT_PID, host_pid
+from tests.waiting import wait_until
 
 READY = "open('ready', 'w').close()\n"
 MAX_INTERRUPT_SECONDS = (

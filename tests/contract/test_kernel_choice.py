@@ -16,7 +16,8 @@ from tests.contract.checks import check, check_error
 from tests.kernels.test_kernelspecs import add_kernelspec as add_own_kernelspec
 from tests.kernels.test_kernelspecs import add_program, add_stock_kernelspec
 from tests.languages.stock_kernels import add_kernelspec, make_environment
-from tests.server_process import temporary_launcher, wait_until
+from tests.server_process import temporary_launcher
+from tests.waiting import wait_until
 
 PREFIX = "import sys; print(sys.prefix)"
 

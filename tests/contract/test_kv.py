@@ -13,7 +13,8 @@ import pytest
 
 from tests.client import Client
 from tests.contract.checks import check, check_error, send_and_parse
-from tests.server_process import Launcher, Server, temporary_launcher, wait_until
+from tests.server_process import Launcher, Server, temporary_launcher
+from tests.waiting import wait_until
 
 KV = "/api/storage/kv"
 FORMAT = "/api/storage/kv/{namespace}/{key}"

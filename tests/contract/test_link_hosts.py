@@ -13,7 +13,8 @@ from tests.client import Client, SessionClient
 from tests.contract.checks import check_error
 from tests.contract.test_links import make, secret_of
 from tests.contract.test_proxy import PORT, serve
-from tests.server_process import Server, temporary_launcher, wait_until
+from tests.server_process import Server, temporary_launcher
+from tests.waiting import wait_until
 
 DOMAIN = "apps.example.org"
 TOKEN = "a-token-for-the-hosts"

@@ -18,7 +18,8 @@ from tornado.websocket import websocket_connect
 from tests.client import Client, SessionClient
 from tests.contract.checks import check_error, check_error_object, send_and_parse
 from tests.contract.test_proxy import ECHO, POLICY, PORT, serve
-from tests.server_process import Server, temporary_launcher, wait_until
+from tests.server_process import Server, temporary_launcher
+from tests.waiting import wait_until
 
 TOKEN = "a-token-for-the-links"
 SECRET = re.compile(r"/link/([fp][A-Za-z0-9_-]{43})/")

@@ -12,7 +12,8 @@ import pytest
 
 from tests.client import Client, SessionClient, SseEvent, parse_sse
 from tests.contract.checks import TIME, check, check_error
-from tests.server_process import Launcher, Server, wait_until
+from tests.server_process import Launcher, Server
+from tests.waiting import wait_until
 
 EVENTS = {"Accept": "text/event-stream"}
 TICKER = """

@@ -14,7 +14,8 @@ import pytest
 
 from tests.client import Client, SessionClient
 from tests.contract.checks import check_error, check_error_object, send_and_parse, send_raw
-from tests.server_process import Launcher, Server, wait_until
+from tests.server_process import Launcher, Server
+from tests.waiting import wait_until
 from tests.web.serving import parse_response, read_all
 
 GET = b"GET /health HTTP/1.1\r\nHost: localhost\r\n"

@@ -18,7 +18,8 @@ from tests.contract.checks import (
     wait_for_executions,
     wait_for_file,
 )
-from tests.server_process import Server, temporary_launcher, wait_until
+from tests.server_process import Server, temporary_launcher
+from tests.waiting import wait_until
 
 
 @pytest.fixture(scope="module")

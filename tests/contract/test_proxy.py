@@ -14,7 +14,8 @@ from tornado.websocket import WebSocketClosedError, websocket_connect
 
 from tests.client import Client, SessionClient
 from tests.contract.checks import check_error
-from tests.server_process import Server, temporary_launcher, wait_until
+from tests.server_process import Server, temporary_launcher
+from tests.waiting import wait_until
 
 PORT = 8080
 TOKEN = "a-token-for-the-proxy"

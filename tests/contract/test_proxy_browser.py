@@ -13,7 +13,8 @@ from tests import browser
 from tests.browser_tab import Tab, open_tab
 from tests.client import Client, SessionClient
 from tests.contract.test_proxy import ECHO, PORT
-from tests.server_process import Server, temporary_launcher, wait_until
+from tests.server_process import Server, temporary_launcher
+from tests.waiting import wait_until
 
 pytestmark = [
     pytest.mark.timeout(300),  # a browser takes its time where much else is tested

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from tests.client import Client, SessionClient
-from tests.server_process import wait_until
+from tests.waiting import wait_until
 
 pytest.importorskip("uvicorn")
 websockets = pytest.importorskip("websockets")

@@ -9,7 +9,7 @@ import pytest
 from tornado.websocket import websocket_connect
 
 from tests.client import Client
-from tests.server_process import wait_until
+from tests.waiting import wait_until
 
 PORT = 8080
 

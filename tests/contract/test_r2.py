@@ -18,7 +18,8 @@ import pytest
 
 from tests.client import Client
 from tests.contract.checks import TIME, check, check_error, send_and_parse
-from tests.server_process import Server, wait_until
+from tests.server_process import Server
+from tests.waiting import wait_until
 from tests.web.serving import RawResponse
 
 R2 = "/api/storage/r2"

@@ -20,8 +20,8 @@ from tests.server_process import (
     Server,
     host_pid,
     temporary_launcher,
-    wait_until,
 )
+from tests.waiting import wait_until
 
 DATA_FILE = ".session_data.json"
 FIELDS = {

@@ -25,6 +25,7 @@ from tests.kernels.scripted_kernel import (
     make_request,
     open_harness,
 )
+from tests.waiting import until
 
 pytestmark = pytest.mark.timeout(30)
 
@@ -168,9 +169,7 @@ async def test_question_without_an_answer_is_asked_again(
     async with open_harness(tmp_path, say_nothing, LONG_TIMEOUTS) as harness:
         harness.scripted.on_control = note_question
         running = asyncio.create_task(harness.run())
-        async with asyncio.timeout(10):
-            while len(asked) < 3:
-                await asyncio.sleep(0.01)
+        await until(lambda: len(asked) >= 3)
         for _ in range(5):
             harness.scripted.reply_on_control(asked[0], IDLE)
         await asyncio.sleep(0.2)
@@ -272,8 +271,7 @@ async def test_end_during_a_question(
     async with open_harness(tmp_path, say_nothing, LONG_TIMEOUTS) as harness:
         harness.scripted.on_control = answers = Answers(None)
         running = asyncio.create_task(harness.run())
-        while not answers.asked_at:
-            await asyncio.sleep(0.01)
+        await until(lambda: answers.asked_at)
         assert tasks_and_timers() == (1, 0)
         if how.startswith("is closed"):
             await harness.machine.aclose()

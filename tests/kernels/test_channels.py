@@ -18,6 +18,7 @@ from era_kernels.kernels.channels import NOT_READING, ChannelConnection, KernelC
 from era_kernels.kernels.wire_protocol import ConnectionInfo, Message
 from era_kernels.sandbox.server import unix_sockets
 from tests.kernels.scripted_kernel import connect_port
+from tests.waiting import until
 
 
 @asynccontextmanager
@@ -63,12 +64,6 @@ def _never(why: str) -> None:
     raise AssertionError(why)
 
 
-async def wait_for_count(received: list[bytes], count: int) -> None:
-    async with asyncio.timeout(10):
-        while len(received) < count:
-            await asyncio.sleep(0.005)
-
-
 async def test_all_that_arrives_is_received_in_order(place: Path | None) -> None:
     """A burst comes whole and in order, also while we send in between."""
 
@@ -78,7 +73,7 @@ async def test_all_that_arrives_is_received_in_order(place: Path | None) -> None
             if number % 100 == 0:
                 channel.send([b"x"])
                 await asyncio.sleep(0)
-        await wait_for_count(received, 2000)
+        await until(lambda: len(received) >= 2000)
         assert received == [str(number).encode() for number in range(2000)]
 
 
@@ -90,7 +85,7 @@ async def test_a_router_knows_the_identity(place: Path | None) -> None:
         parts = await asyncio.to_thread(other.recv_multipart)
         assert parts == [b"me", b"", b"a" * 255, b"b" * 256, b"c" * 100_000, b"last"]
         other.send_multipart([b"me", b"answer"])
-        await wait_for_count(received, 1)
+        await until(lambda: len(received) >= 1)
         assert received == [b"answer"]
 
 
@@ -106,9 +101,7 @@ async def test_a_publisher_is_subscribed_to(place: Path | None, kind: int) -> No
                 other.send_multipart([b"topic", b"x"])
                 await asyncio.sleep(0.005)
         other.send(b"y" * 300)
-        async with asyncio.timeout(10):
-            while received[-1] != b"y" * 300:
-                await asyncio.sleep(0.005)
+        await until(lambda: received[-1] == b"y" * 300)
 
 
 async def test_heartbeats_are_answered(place: Path | None) -> None:
@@ -117,11 +110,9 @@ async def test_heartbeats_are_answered(place: Path | None) -> None:
 
     async with connected_pair(place, options=beating) as (channel, other, received):
         await asyncio.sleep(0.7)
-        async with asyncio.timeout(10):
-            while channel.received_bytes < 300:  # bytes: some PINGs after the greeting
-                await asyncio.sleep(0.01)
+        await until(lambda: channel.received_bytes >= 300)
         other.send(b"still here")
-        await wait_for_count(received, 1)
+        await until(lambda: len(received) >= 1)
 
 
 async def test_a_long_message_is_sent_in_the_background(place: Path | None) -> None:
@@ -167,7 +158,7 @@ async def test_pause_leaves_everything_for_later(place: Path | None) -> None:
         assert channel.is_paused
         assert after.user + after.system - before.user - before.system < 0.2
         channel.resume()
-        await wait_for_count(received, 100)
+        await until(lambda: len(received) >= 100)
         assert received[-1] == b"99"
 
 
@@ -179,7 +170,7 @@ async def test_receiver_may_pause_in_the_middle_of_a_burst(place: Path | None) -
         for _ in range(10):
             other.send(b"x")
         for count in range(1, 11):
-            await wait_for_count(received, count)
+            await until(lambda count=count: len(received) >= count)
             await asyncio.sleep(0.02)
             assert len(received) == count
             channel.resume()
@@ -195,7 +186,7 @@ async def test_paused_decoding_waits_to_be_resumed(place: Path | None) -> None:
         )  # type: ignore
         for _ in range(3):
             other.send(b"x")
-        await wait_for_count(received, 1)
+        await until(lambda: len(received) >= 1)
         channel.pause()
         channel.resume_decoding()
         await asyncio.sleep(0.02)
@@ -205,7 +196,7 @@ async def test_paused_decoding_waits_to_be_resumed(place: Path | None) -> None:
         await asyncio.sleep(0.02)
         assert (len(received), channel.is_paused) == (1, True)
         channel.resume_decoding()
-        await wait_for_count(received, 2)
+        await until(lambda: len(received) >= 2)
 
 
 async def test_one_talker_leaves_the_loop_to_others(
@@ -250,7 +241,7 @@ async def test_one_talker_leaves_time_to_others(
         after = os.times()
         assert 0 < len(received) < 3
         assert after.user + after.system - before.user - before.system < 0.05
-        await wait_for_count(received, 3)
+        await until(lambda: len(received) >= 3)
 
 
 async def test_closed_channel_is_silent(place: Path | None) -> None:

@@ -32,6 +32,7 @@ from era_kernels.models import (
 from era_kernels.sandbox.server.sandboxes import Sandboxes
 from era_kernels.sandbox.server.tiers import IsolationPolicy
 from tests.kernels.conftest import LANGUAGE, make_paths
+from tests.waiting import until
 
 STATUS_FIELDS = (
     "Uid", "Gid", "Groups", "CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs",
@@ -264,8 +265,7 @@ async def test_end_while_a_kernel_starts(
 
     async with machine_without_kernel(host, tmp_path) as machine:
         starting = asyncio.create_task(machine.start_kernel({}))
-        while machine._kernel_process is None:
-            await asyncio.sleep(0)
+        await until(lambda: machine._kernel_process is not None)
         await machine.aclose(EndReason.RESTARTED)
         with pytest.raises(KernelStartFailed):
             await starting

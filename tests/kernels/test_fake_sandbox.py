@@ -28,6 +28,7 @@ from era_kernels.sandbox.server.process_command import ProcessNotStarted
 from tests.fakes import make_kernelspec
 from tests.kernels.conftest import make_paths
 from tests.kernels.fake_sandbox import FakeProcess, FakeSandbox, FakeSandboxes
+from tests.waiting import until
 
 QUICK = ExecTimeouts(second_interrupt=0.1, kill=1.0, close_machine=0.02, max_drain=0.1)
 
@@ -120,8 +121,7 @@ async def test_program_that_cannot_be_killed() -> None:
     fixture = CommandFixture()
     fixture.process.on_signal = lambda number: None
     running = asyncio.create_task(fixture.run(timeout=0))
-    while not fixture.host.reasons:
-        await asyncio.sleep(0.005)
+    await until(lambda: fixture.host.reasons)
     assert fixture.process.kills_group_on_exit
     fixture.process.end(ExitInfo(signal=signal.SIGKILL))
     end = (await running)[1]

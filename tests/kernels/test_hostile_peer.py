@@ -35,15 +35,10 @@ from tests.kernels.scripted_kernel import (
     connect_port,
     open_harness,
 )
+from tests.waiting import until
 
 XPUB = zmtp.command(b"READY", b"\x0bSocket-Type\0\0\0\x04XPUB")
 BEGIN = zmtp.greeting() + XPUB
-
-
-async def wait_until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 @pytest.fixture(params=["ipc", "tcp"])
@@ -156,12 +151,12 @@ async def test_messages_that_never_end_take_little_together(
             opened.append((channel, peer))
             begin = BEGIN + zmtp.frame_header(each + 1) + bytes(each)
             await asyncio.to_thread(_send, peer, begin)
-            await wait_until(lambda: number in _settled(opened, lost, each))  # noqa: B023
+            await until(lambda: number in _settled(opened, lost, each))  # noqa: B023
             assert sum(one._decoder.buffered_bytes for one, _ in opened) <= max_bytes + each
         for number, (_, peer) in enumerate(opened):
             if (number, MESSAGE_STALLED) not in lost:
                 await asyncio.to_thread(_send, peer, b"x")
-        await wait_until(lambda: len(whole) + len(lost) == 3)
+        await until(lambda: len(whole) + len(lost) == 3)
         assert whole
         assert {reason for _, reason in lost} == {MESSAGE_STALLED}
         for channel, peer in opened:

@@ -20,6 +20,7 @@ from tests.kernels.scripted_kernel import (
     make_request,
     open_harness,
 )
+from tests.waiting import until
 
 pytestmark = [pytest.mark.timeout(30), pytest.mark.timed]  # short timeouts
 
@@ -248,8 +249,7 @@ async def test_interrupt_by_message_ends_the_run(tmp_path: Path, replies: bool) 
         request = make_request()
         batches = harness.kernel.execute(request)
         task = asyncio.ensure_future(anext(batches))
-        while not running:
-            await asyncio.sleep(0.01)
+        await until(lambda: running)
         (step,) = await harness.kernel.escalate_interrupt(request)
         assert step.action == "interrupt"
         items = [*await task, *[item async for batch in batches for item in batch]]

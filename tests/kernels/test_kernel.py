@@ -44,6 +44,7 @@ from tests.kernels.scripted_kernel import (
     make_request,
     open_harness,
 )
+from tests.waiting import until
 
 pytestmark = [pytest.mark.timeout(30), pytest.mark.timed]  # short timeouts
 
@@ -307,8 +308,7 @@ async def test_output_of_other_parents_is_late(
     async with run_in_harness(script) as harness:
         assert await harness.run() == [ExecutionEnd(0)]
         assert await harness.run() == [ExecutionEnd(0)]
-        while len(harness.late_output) < 4:
-            await asyncio.sleep(0.01)
+        await until(lambda: len(harness.late_output) >= 4)
         late = [Stdout("after the fence"), Stdout("old"), Stderr("orphan")]
         assert harness.late_output[:3] == late
 
@@ -527,8 +527,7 @@ async def test_uninterruptible_program_ends_with_its_machine(
         assert harness.machine.signals == [signal.SIGINT] * 2
         asked = harness.scripted.request_types.count("kernel_info_request")
         release.set()
-        while harness.scripted.request_types.count("kernel_info_request") == asked:
-            await asyncio.sleep(0.01)
+        await until(lambda: harness.scripted.request_types.count("kernel_info_request") != asked)
 
 
 async def test_program_that_has_replied_is_not_interrupted(
@@ -553,8 +552,7 @@ async def test_interrupt_by_message(
 
     async with run_in_harness(well_behaved, interrupt_mode="message") as harness:
         await harness.kernel.interrupt()
-        while "interrupt_request" not in harness.scripted.request_types:
-            await asyncio.sleep(0.01)
+        await until(lambda: "interrupt_request" in harness.scripted.request_types)
         assert harness.machine.signals == []
 
 
@@ -592,8 +590,7 @@ async def _start_run(
         return [item async for batch in harness.kernel.execute(request) for item in batch]
 
     task = asyncio.create_task(run())
-    while not harness.scripted.requests:
-        await asyncio.sleep(0.001)
+    await until(lambda: harness.scripted.requests)
     return task
 
 

@@ -17,6 +17,7 @@ from tests.kernels.scripted_kernel import (
     ScriptedKernel,
     open_harness,
 )
+from tests.waiting import until
 
 CRASH_STDERR = "free(): invalid pointer\n"
 
@@ -42,11 +43,6 @@ def run_in_harness(tmp_path: Path) -> Callable[..., AbstractAsyncContextManager[
     return play
 
 
-async def wait_until_closed(harness: KernelHarness) -> None:
-    while not harness.kernel.closed.done():
-        await asyncio.sleep(0.005)
-
-
 async def test_in_a_run(
     run_in_harness: Callable[..., AbstractAsyncContextManager[KernelHarness]],
 ) -> None:
@@ -55,15 +51,14 @@ async def test_in_a_run(
     async with run_in_harness(never_ends) as harness:
         harness.machine.stderr = "of the time before the run"
         running = asyncio.create_task(harness.run())
-        while not harness.scripted.requests:
-            await asyncio.sleep(0.005)
+        await until(lambda: harness.scripted.requests)
         harness.machine.stderr = CRASH_STDERR
         harness.machine.end(ExitInfo(signal=6))
         *outputs, finished = await running
         assert outputs[0] == Stdout("before")
         assert outputs[1:] == [Stderr(CRASH_STDERR)]
         assert finished == ExecutionEnd(134, state="lost", exit_info=ExitInfo(signal=6))
-        await wait_until_closed(harness)
+        await until(harness.kernel.closed.done)
         assert harness.late_output == []
 
 
@@ -75,13 +70,12 @@ async def test_intended_end(
 
     async with run_in_harness(never_ends) as harness:
         running = asyncio.create_task(harness.run())
-        while not harness.scripted.requests:
-            await asyncio.sleep(0.005)
+        await until(lambda: harness.scripted.requests)
         harness.machine.stderr = CRASH_STDERR
         harness.machine.end(ExitInfo(reason=reason))
         items = await running
         assert not any(isinstance(item, Stderr) for item in items)
-        await wait_until_closed(harness)
+        await until(harness.kernel.closed.done)
         assert harness.late_output == []
 
 
@@ -108,7 +102,7 @@ async def test_between_runs(
         harness.machine.stderr = CRASH_STDERR
         harness.scripted.publish("stream", {"name": "stdout", "text": "bye"}, None)
         harness.machine.end(exit_info)
-        await wait_until_closed(harness)
+        await until(harness.kernel.closed.done)
         expected: list[Output] = [
             Stdout("bye"),
             Stderr(f"{CRASH_STDERR}The kernel's process ended: {cause}.\n"),

@@ -27,6 +27,7 @@ from era_kernels.models import (
 )
 from tests.kernels.conftest import LANGUAGE, make_paths, open_host
 from tests.kernels.test_kernelspecs import add_kernelspec
+from tests.waiting import until
 
 
 async def run(machine: Machine, code: str, timeout: float = 30) -> tuple[str, ExecutionEnd]:
@@ -305,8 +306,7 @@ async def test_many_machines_leave_nothing_behind(host: KernelHost, tmp_path: Pa
     before = traces()
     await asyncio.gather(*(one(n) for n in range(20)))
     async with asyncio.timeout(10):  # libzmq closes sockets in a thread of its own
-        while traces()[0] > before[0] or traces()[2] > before[2]:
-            await asyncio.sleep(0.05)
+        await until(lambda: traces()[0] <= before[0] and traces()[2] <= before[2])
     assert traces()[1] <= before[1] + 32  # the loop's pool may have grown
 
 
@@ -360,9 +360,7 @@ async def test_cancelled_opening_leaves_nothing(host: KernelHost, tmp_path: Path
         await asyncio.wait([opening])
         if not opening.cancelled():  # it was there already
             await opening.result().aclose()
-    async with asyncio.timeout(10):
-        while len(own.children(recursive=True)) > before:
-            await asyncio.sleep(0.05)
+    await until(lambda: len(own.children(recursive=True)) <= before)
 
 
 async def test_host_ends_what_is_still_there(tmp_path: Path) -> None:

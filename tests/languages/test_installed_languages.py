@@ -13,7 +13,7 @@ from tests.client import Client, SessionClient
 from tests.languages.kernel_programs import KernelPrograms
 from tests.languages.programs import deno, go, gophernotes, node, typescript
 from tests.languages.rows.table_rows import check
-from tests.server_process import wait_until
+from tests.waiting import wait_until
 
 
 @dataclass(frozen=True)

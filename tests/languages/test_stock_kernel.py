@@ -11,7 +11,8 @@ import pytest
 
 from tests.client import Client, SessionClient
 from tests.languages.stock_kernels import add_kernelspec, make_environment
-from tests.server_process import UNSANDBOXED_FLAGS, temporary_launcher, wait_until
+from tests.server_process import UNSANDBOXED_FLAGS, temporary_launcher
+from tests.waiting import wait_until
 
 # Flags of the server, and how its kernels are interrupted.
 SERVERS = {

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import signal
 import socket
 import stat
 import subprocess
@@ -16,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from era_kernels.errors import TooLarge
+from era_kernels.errors import Conflict, TooLarge
 from era_kernels.safe_fs import copy as module
 from era_kernels.safe_fs.copy import CopyCancelled, TreeCopier
 from era_kernels.safe_fs.tree import closing_fd
@@ -409,3 +411,17 @@ def test_files_that_grow(trees: Trees) -> None:
     copied = (trees.target / "growing").read_bytes()
     assert copied == path.read_bytes()[: len(copied)]
     assert len(copied) >= MIB
+
+
+def test_a_file_that_code_keeps_for_itself(trees: Trees) -> None:
+    """A lease on a file is told as a conflict; the copy neither waits for it nor leaves it out."""
+    (trees.source / "leased").write_text("x")
+    with (trees.source / "leased").open("r+") as file:
+        fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        before = signal.signal(signal.SIGIO, signal.SIG_IGN)
+        try:
+            with pytest.raises(Conflict, match="for itself"):
+                trees.copy()
+        finally:
+            fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+            signal.signal(signal.SIGIO, before)

@@ -14,7 +14,7 @@ import pytest
 from era_kernels.safe_fs import trash as trash_module
 from era_kernels.safe_fs.trash import Trash, remove_directory
 from tests.safe_fs.shortage import no_descriptors
-from tests.server_process import wait_until
+from tests.waiting import wait_until
 
 COUNT = 500
 

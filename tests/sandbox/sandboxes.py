@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import tempfile
-import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from era_kernels.sandbox.server.process import Process
 from era_kernels.sandbox.server.process_command import Command
 from era_kernels.sandbox.server.sandbox import Sandbox
 from era_kernels.sandbox.server.sandboxes import Sandboxes
+from tests.waiting import until
 
 ENTRIES = Path(__file__).parent / "entries"
 ORDINARY_UID = 1000  # whose server has one uid for all sessions in tier 3
@@ -99,9 +99,7 @@ async def run_to_end(sandbox: Sandbox, command: Command) -> tuple[ExitInfo, str,
 
 async def wait_for_lines(process: Process, count: int) -> list[str]:
     """Wait until a process has written so many lines to its standard output."""
-    async with asyncio.timeout(30):
-        while process.stdout.tail().count(b"\n") < count:
-            await asyncio.sleep(0.005)
+    await until(lambda: process.stdout.tail().count(b"\n") >= count)
     return process.stdout.tail().decode().splitlines()
 
 
@@ -114,16 +112,6 @@ async def spawn_stubborn(sandbox: Sandbox) -> list[int]:
 def running_pids(pids: Sequence[int]) -> list[int]:
     """Those that run; the dead that nobody has reaped do not."""
     return [pid for pid in pids if _is_running(pid)]
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 10) -> bool:
-    """Whether the condition came true in time (blocking)."""
-    limit = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > limit:
-            return False
-        time.sleep(0.01)
-    return True
 
 
 def descendants(pid: int) -> list[int]:

@@ -18,8 +18,9 @@ from era_kernels.sandbox.server import connections
 from era_kernels.sandbox.server.process import Process
 from era_kernels.sandbox.server.sandbox import Sandbox
 from era_kernels.sandbox.server.sandboxes import Sandboxes
-from tests.sandbox.sandboxes import count_descriptors, wait_for_lines, wait_until
+from tests.sandbox.sandboxes import count_descriptors, wait_for_lines
 from tests.sandbox.test_listen import new_sandbox, open_tier, program
+from tests.waiting import wait_until
 
 # Listens as its arguments say and prints the port: address, backlog, then what it does with
 # connections (none: accept and answer `pong`).

@@ -35,8 +35,8 @@ from tests.sandbox.sandboxes import (
     shell_command,
     short_directory,
     spawn_stubborn,
-    wait_until,
 )
+from tests.waiting import wait_until
 
 MIB = 1024 * 1024
 HIDDEN = {"share/data/secret": "secret"}

@@ -26,8 +26,8 @@ from tests.sandbox.sandboxes import (
     shell_command,
     short_directory,
     spawn_stubborn,
-    wait_until,
 )
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 

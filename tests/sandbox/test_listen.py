@@ -19,6 +19,7 @@ from era_kernels.sandbox.server.sandbox import Sandbox
 from era_kernels.sandbox.server.sandboxes import Sandboxes
 from era_kernels.sandbox.server.tiers import IsolationPolicy
 from tests.sandbox.sandboxes import run_to_end, short_directory
+from tests.waiting import until
 
 PORT = 61787
 # Says what the server answers to a connection, given the address and what to send.
@@ -117,9 +118,7 @@ async def test_orphans_reach_the_server(tier: int) -> None:
         daemon = "import os, time\nif os.fork() or os.setsid() or os.fork(): os._exit(0)\n"
         daemon += "time.sleep(0.1)\n" + ASK
         process = await sandbox.spawn(program(sandbox, daemon, listener.url))
-        async with asyncio.timeout(20):
-            while b"pong" not in process.stdout.tail():
-                await asyncio.sleep(0.02)
+        await until(lambda: b"pong" in process.stdout.tail())
 
 
 async def test_nobody_else_reaches_it(tier: int) -> None:

@@ -14,6 +14,7 @@ from era_kernels.sandbox.server.process import Process
 from era_kernels.sandbox.server.sandbox import Sandbox
 from tests.sandbox.sandboxes import forked_program, run_to_end, shell_command, wait_for_lines
 from tests.sandbox.test_isolation import MIB, isolated_sandboxes
+from tests.waiting import until
 
 SERVER_MEMORY = 1024 * MIB
 LIMITS = Limits(memory=800 * MIB, tmp=800 * MIB, shm=800 * MIB)
@@ -141,9 +142,7 @@ async def test_one_after_the_other() -> None:
     """Where one end is not enough the next largest follows, and no more than are needed."""
     async with small_server(4) as sandboxes:
         held = [asyncio.ensure_future(hold(one, 600, "that grows")) for one in sandboxes]
-        async with asyncio.timeout(30):
-            while sum(one.is_running for one in sandboxes) > 1:
-                await asyncio.sleep(0.1)
+        await until(lambda: sum(one.is_running for one in sandboxes) <= 1)
         await asyncio.sleep(4 * server_memory.MAX_PAUSE)
         ended = [one for one in sandboxes if not one.is_running]
         assert len(ended) == 3  # each takes 600 of 972 MiB: there is room for one

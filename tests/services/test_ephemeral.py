@@ -23,6 +23,7 @@ from era_kernels.services.executions.result import RunResult
 from tests.fakes import make_kernelspec, make_start_error
 from tests.services.conftest import OpenServices
 from tests.services.service_fixture import Services, failing, sleep_briefly, sleep_steps
+from tests.waiting import until
 
 
 async def execute(services: Services, code: str, language: str = "alpha") -> RunResult:
@@ -184,8 +185,7 @@ async def test_files_that_cannot_be_removed(
     with monkeypatch.context() as patch:
         patch.setattr(services.workspaces, "remove", failing(StorageFailed("It stays.")))
         assert (await execute(services, "out a")).stdout == "a\n"
-        while services.sessions._ephemeral.live:
-            await sleep_briefly()
+        await until(lambda: not services.sessions._ephemeral.live)
     assert "not removed" in caplog.text
     assert services.kernel_limiter.borrowed == 0
 

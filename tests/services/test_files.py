@@ -21,6 +21,7 @@ from era_kernels.storage.open_file import FileStatus
 from era_kernels.storage.snapshot import FileChange
 from tests.services.conftest import OpenServices
 from tests.services.service_fixture import DATA, Services, sleep_briefly
+from tests.waiting import until
 
 QUOTA = 1000
 
@@ -220,8 +221,7 @@ async def test_delete_and_put_at_once(services: Services, files: FileService, n:
     except EraError as refusal:
         assert isinstance(refusal, SessionNotFound), refusal
     assert services.directories == []
-    while any((services.path / "incoming").iterdir()):
-        await sleep_briefly()
+    await until(lambda: not any((services.path / "incoming").iterdir()))
 
 
 async def test_delete_waits_for_a_put(services: Services) -> None:
@@ -265,7 +265,6 @@ async def test_execute_with_files_refused(
     services = services_with_small_quota
     with pytest.raises(refusal):
         await services.sessions.execute("alpha", Submission("", files=given))
-    while services.directories:
-        await sleep_briefly()
+    await until(lambda: not services.directories)
     assert not any((services.path / "incoming").iterdir())
     assert services.host.machines == []

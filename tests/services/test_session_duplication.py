@@ -27,6 +27,7 @@ from era_kernels.safe_fs.copy import TreeCopier
 from era_kernels.services.session_duplication import DuplicateRequest
 from tests.services.conftest import OpenServices
 from tests.services.service_fixture import DATA, Services, failing, sleep_briefly, sleep_steps
+from tests.waiting import until
 
 
 async def duplicate(services: Services, session_id: str | None = "s2", **fields: Any) -> Session:
@@ -56,8 +57,7 @@ class Gate:
     open: threading.Event = dataclasses.field(default_factory=threading.Event)
 
     async def wait(self) -> None:
-        while not self.reached.is_set():
-            await sleep_briefly()
+        await until(lambda: self.reached.is_set())
 
 
 @pytest.fixture
@@ -175,8 +175,7 @@ async def test_it_waits_in_the_queue(services: Services) -> None:
     await services.create()
     first = await services.submit("gate g\nwrite file before")
     copying = asyncio.create_task(duplicate(services))
-    while sum(services.sessions.run_counts()) < 2:
-        await asyncio.sleep(0.01)
+    await until(lambda: sum(services.sessions.run_counts()) >= 2)
     behind = await services.submit("write file after")
     assert behind.execution.position == 2
     assert await services.store.find("s2") is None
@@ -301,8 +300,7 @@ async def test_client_that_leaves(services: Services, n: int) -> None:
     await sleep_steps(n)
     copying.cancel()
     await asyncio.wait([copying])
-    while services.sessions._background._tasks:
-        await sleep_briefly()
+    await until(lambda: not services.sessions._background._tasks)
     made = await services.store.find("s2")
     assert len(services.directories) == services.sessions.count == (1 if made is None else 2)
     if made is not None:
@@ -337,8 +335,7 @@ async def test_source_deleted_while_it_is_copied(
     await services.sessions.delete("s1")
     with pytest.raises(SessionNotFound, match="s1"):
         await copying
-    while services.directories:
-        await sleep_briefly()
+    await until(lambda: not services.directories)
     assert services.sessions.count == 0
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from era_kernels.services.session_logs import (
 )
 from era_kernels.storage.session_log import SessionLogStore
 from tests.services.service_fixture import Services, failing, sleep_briefly
+from tests.waiting import until
 
 PLAIN = {"text/plain": "<Figure>", "image/png": "aGk="}
 
@@ -41,12 +42,6 @@ async def open_logs(path: Path) -> SessionLogs:
 
 def shown(entries: list[LoggedEvent]) -> list[tuple[str, str]]:
     return [(entry.event.type, entry.event.content) for entry in entries]  # type: ignore[union-attr]
-
-
-async def until(condition: Callable[[], bool], seconds: float = 20) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await sleep_briefly()
 
 
 class Follower:

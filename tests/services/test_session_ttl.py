@@ -12,6 +12,7 @@ from era_kernels.models import NewSession
 from era_kernels.services.session_duplication import DuplicateRequest
 from tests.services.conftest import OpenServices
 from tests.services.service_fixture import LANGUAGE, Services, end_of, failing, sleep_briefly
+from tests.waiting import until
 
 pytestmark = pytest.mark.timed
 
@@ -30,8 +31,7 @@ async def test_deleted(services: Services) -> None:
     await services.create(ttl=0.3, data={"code": "x"})
     await services.run("write file text")
     assert 0.2 < await seconds_until_deleted(services) < 1
-    while services.sessions.count > 1:  # until nothing is left of it
-        await sleep_briefly()
+    await until(lambda: services.sessions.count <= 1)
     assert len(services.directories) == 1
     assert services.host.machines[0].ended.done()
     with pytest.raises(SessionNotFound):
@@ -154,8 +154,7 @@ async def test_many(services: Services) -> None:
     await asyncio.gather(*map(services.sessions.create, new_sessions))
     while services.sessions.count > 1:
         assert (await services.run("out x", "other")).stdout == "x\n"
-    while len(services.directories) > 1:
-        await sleep_briefly()
+    await until(lambda: len(services.directories) <= 1)
 
 
 async def test_the_server_stops(services: Services) -> None:

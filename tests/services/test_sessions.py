@@ -42,6 +42,7 @@ from tests.services.service_fixture import (
     sleep_briefly,
     sleep_steps,
 )
+from tests.waiting import until
 
 BIG = {"a": "x" * (1 << 20)}
 
@@ -343,8 +344,7 @@ async def test_id_is_free_when_nothing_is_left(services: Services) -> None:
     await services.run("out a")
     gate = services.host.machines[0].close_gate = asyncio.Event()
     deletion = asyncio.create_task(services.sessions.delete("s1"))
-    while not services.host.machines[0].ended.done():
-        await sleep_briefly()
+    await until(lambda: services.host.machines[0].ended.done())
     creation = asyncio.create_task(services.create())
     other = await services.create("s2")
     with pytest.raises(SessionNotFound):
@@ -387,8 +387,7 @@ async def test_new_session_waits_although_it_asked_first(
                 machine.end_error = EndUnfinished("It is stuck.")
                 gate.set()
             deletion = asyncio.create_task(services.sessions.delete("s1"))
-            while not machine.ended.done():
-                await sleep_briefly()
+            await until(machine.ended.done)
             if is_stuck:
                 with pytest.raises(EndUnfinished):
                     await deletion
@@ -404,8 +403,7 @@ async def test_new_session_waits_although_it_asked_first(
             await deletion
             await creation
             await services.sessions.delete("s1")
-        while services.sessions._count:
-            await sleep_briefly()
+        await until(lambda: not services.sessions._count)
         assert services.directories == []
         assert services.kernel_limiter.borrowed == 0
         await sleep_briefly()
@@ -491,8 +489,7 @@ async def test_an_end_that_is_not_finished(
     assert services.kernel_limiter.borrowed == 1
     assert [view.id for view in (await services.sessions.list_sessions())[0]] == []
     machine.end_error = None
-    while services.sessions._count:
-        await sleep_briefly()
+    await until(lambda: not services.sessions._count)
     assert services.directories == []
     assert services.kernel_limiter.borrowed == 0
     await services.create()
@@ -514,8 +511,7 @@ async def test_a_restart_that_cannot_end_the_kernel(
     machine.end_error = None
     await services.sessions.restart("s1", "http://localhost")
     assert len(services.host.machines) == 2
-    while services.kernel_limiter.borrowed > 1:
-        await sleep_briefly()
+    await until(lambda: services.kernel_limiter.borrowed <= 1)
 
 
 async def test_the_server_stops_although_an_end_is_not_finished(
@@ -530,8 +526,7 @@ async def test_the_server_stops_although_an_end_is_not_finished(
         await services.sessions.delete("s1")
     await asyncio.wait_for(services.sessions.aclose(), 10)
     services.host.machines[0].end_error = None
-    while services.kernel_limiter.borrowed:
-        await sleep_briefly()
+    await until(lambda: not services.kernel_limiter.borrowed)
 
 
 async def test_delete_all_does_not_touch_new_sessions(services: Services) -> None:
@@ -543,8 +538,7 @@ async def test_delete_all_does_not_touch_new_sessions(services: Services) -> Non
     for machine in services.host.machines:
         machine.close_gate = services.gates["closing"]
     deletion = asyncio.create_task(services.sessions.delete_all())
-    while services.sessions._live:
-        await sleep_briefly()
+    await until(lambda: not services.sessions._live)
     creations = [asyncio.create_task(services.create(id_)) for id_ in ids]
     await sleep_briefly()
     services.gates["closing"].set()

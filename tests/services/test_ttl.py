@@ -9,6 +9,7 @@ from contextlib import ExitStack
 import pytest
 
 from era_kernels.services.ttl import TtlEntry, TtlTimer
+from tests.waiting import until
 
 pytestmark = pytest.mark.timed
 
@@ -82,8 +83,7 @@ async def test_never_while_busy() -> None:
     await asyncio.sleep(0.5)
     fixture.busy.clear()
     fixture.idle["a"] = ended = time.monotonic()
-    while not fixture.expired:
-        await asyncio.sleep(0.01)
+    await until(lambda: fixture.expired)
     assert 0.3 <= time.monotonic() - ended < 1
 
 

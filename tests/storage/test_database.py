@@ -18,6 +18,7 @@ from era_kernels.errors import InsufficientStorage, StartError, StorageFailed
 from era_kernels.storage import group_commit as writer_module
 from era_kernels.storage.database import Database
 from tests.storage.stores import small_disk
+from tests.waiting import until
 
 SCHEMA = Migrations("test")
 
@@ -272,9 +273,7 @@ async def test_the_wal_is_written_back_when_idle(
 
     async with open_database(tmp_path) as database:
         await database.write(put(1, "find me " * 10))
-        async with asyncio.timeout(10):
-            while b"find me" not in (tmp_path / "t.db").read_bytes():
-                await asyncio.sleep(0.02)
+        await until(lambda: b"find me" in (tmp_path / "t.db").read_bytes())
 
 
 async def test_closed_is_an_error(tmp_path: Path) -> None:

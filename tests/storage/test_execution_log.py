@@ -45,6 +45,7 @@ from tests.storage.stores import (
     read_text,
     small_disk,
 )
+from tests.waiting import until
 
 
 async def test_events_come_back_as_they_went_in(tmp_path: Path) -> None:
@@ -223,9 +224,7 @@ async def test_a_reader_that_leaves_or_comes_too_late(tmp_path: Path) -> None:
             await asyncio.sleep(0)
             task.cancel()
             await asyncio.wait([task])
-        async with asyncio.timeout(10):
-            while len(list(Path("/proc/self/fd").iterdir())) > before:
-                await asyncio.sleep(0.01)
+        await until(lambda: len(list(Path("/proc/self/fd").iterdir())) <= before)
         stores.log_path(session, "exec-1").unlink()
         for read in (read_events(log), read_text(log, "stdout")):
             with pytest.raises(ExecutionNotFound):

@@ -30,6 +30,7 @@ from era_kernels.storage import uploads as uploads_module
 from era_kernels.storage.files import FileStore, validate_path
 from era_kernels.storage.snapshot import FileChange
 from tests.storage.stores import ROOT, small_disk
+from tests.waiting import until
 
 DIRECTORY = "0123456789abcdef"
 
@@ -368,8 +369,7 @@ async def test_upload_is_written_in_pieces(tmp_path: Path, monkeypatch: pytest.M
             await upload.write(b"x" * size)
         assert upload.size == 6999
         [temporary] = (tmp_path / "incoming").iterdir()
-        while temporary.stat().st_size < 1000:  # a few writes may be under way
-            await asyncio.sleep(0.01)
+        await until(lambda: temporary.stat().st_size >= 1000)
         await upload.finish("")
         assert temporary.stat().st_size == 6999
         assert stat.S_IMODE(temporary.stat().st_mode) & 0o111 == 0
@@ -402,10 +402,12 @@ async def test_discarded_upload(tmp_path: Path) -> None:
 async def test_remove_unfinished(tmp_path: Path) -> None:
     """At a start what a former server was taking is removed, and nothing else."""
     (tmp_path / "incoming" / "kept").mkdir(parents=True)
-    (tmp_path / "incoming" / "half").write_text("half")
+    for name in ("0123456789abcdef", "notes.txt"):
+        (tmp_path / "incoming" / name).write_text("half")
 
     async with open_files(tmp_path):
-        assert [path.name for path in (tmp_path / "incoming").iterdir()] == ["kept"]
+        names = sorted(path.name for path in (tmp_path / "incoming").iterdir())
+        assert names == ["kept", "notes.txt"]
 
 
 async def test_full_disk(tmp_path: Path) -> None:

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from era_kernels.errors import StartError
+from era_kernels.errors import InsufficientStorage, StartError, StorageFailed
 from era_kernels.models import StorageQuotas
 from era_kernels.storage.data_directory import DataDirectory
 from era_kernels.storage.lost_and_found import LostAndFound
-from era_kernels.storage.lost_database import open_database, set_aside
+from era_kernels.storage.lost_database import damage_errors, open_database, set_aside
 from era_kernels.storage.r2 import R2Store
 from tests.storage.stores import open_stores
 
@@ -118,3 +118,12 @@ async def test_nothing_is_overwritten(tmp_path: Path) -> None:
         assert place.take(tmp_path / "one")
     assert sorted(path.read_text() for path in place.path.iterdir()) == ["0", "1", "2"]
     assert not place.take(tmp_path / "missing")
+
+
+def test_damage_is_told() -> None:
+    """A start that meets a damaged database says what to do; other causes keep their sentence."""
+    told = pytest.raises(StartError, match=r"era.db is damaged \(.*malformed.*from a backup")
+    with told, damage_errors(Path("era.db")):
+        raise StorageFailed("The store failed: database disk image is malformed.")
+    with pytest.raises(InsufficientStorage), damage_errors(Path("era.db")):
+        raise InsufficientStorage("There is no room left.")

@@ -32,8 +32,8 @@ from era_kernels.storage.database import Database
 from era_kernels.storage.migrations import MIGRATIONS
 from era_kernels.storage.r2 import R2Store
 from era_kernels.storage.r2_table import StoredObject
-from tests.server_process import wait_until
 from tests.storage.stores import small_disk
+from tests.waiting import wait_until
 
 MIB = 1024 * 1024
 NO_QUOTAS = StorageQuotas()
@@ -441,7 +441,7 @@ async def test_sweep(tmp_path: Path) -> None:
             (tmp_path / "r2" / "ab" / name).write_bytes(b"x")
         (tmp_path / "r2" / "unfinished" / names[0]).touch()
         await objects.database.write(partial(deletions.insert, deletions.BLOB, [names[1]]))
-        (tmp_path / "r2" / "incoming" / "half").write_bytes(b"x")
+        (tmp_path / "r2" / "incoming" / "0123456789abcdef").write_bytes(b"x")
     async with open_objects(tmp_path) as objects:
         assert await eventually(tmp_path, 1)
         assert objects.incoming() == []

@@ -27,8 +27,8 @@ from era_kernels.storage import session_data_file as data_file_module
 from era_kernels.storage import snapshot as snapshot_module
 from era_kernels.storage import workspaces as workspaces_module
 from era_kernels.storage.workspaces import SessionDataFile, Snapshot, WorkspaceChanges, Workspaces
-from tests.server_process import wait_until
 from tests.storage.stores import small_disk
+from tests.waiting import wait_until
 
 NAME = ".session_data.json"
 

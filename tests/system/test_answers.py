@@ -10,8 +10,8 @@ import psutil
 import pytest
 
 from tests.client import Client, SessionClient
-from tests.sandbox.sandboxes import wait_until
 from tests.server_process import Launcher
+from tests.waiting import wait_until
 
 TOLD = 15.0  # seconds within which everything is answered, on a busy host
 

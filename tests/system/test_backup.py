@@ -15,7 +15,8 @@ from pathlib import Path
 
 from tests.client import Client
 from tests.contract.checks import check
-from tests.server_process import COMMAND, Launcher, wait_until
+from tests.server_process import COMMAND, Launcher
+from tests.waiting import wait_until
 
 SPACE = "/api/storage/r2/space"
 RAW = {"Accept": "application/octet-stream", "Content-Type": "application/octet-stream"}

@@ -13,7 +13,8 @@ import httpx
 import pytest
 
 from tests.client import Client, SessionClient
-from tests.server_process import Launcher, Server, wait_until
+from tests.server_process import Launcher, Server
+from tests.waiting import wait_until
 
 FILES = 300
 FILL = f"""

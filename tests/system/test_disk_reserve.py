@@ -11,8 +11,9 @@ import pytest
 
 from tests.client import Client
 from tests.contract.checks import check, check_error
-from tests.server_process import Launcher, wait_until
+from tests.server_process import Launcher
 from tests.storage.stores import small_disk
+from tests.waiting import wait_until
 
 MIB = 1024 * 1024
 DISK = 640  # MiB

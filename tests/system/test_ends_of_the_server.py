@@ -14,7 +14,8 @@ import psutil
 import pytest
 
 from tests.client import Client
-from tests.server_process import COMMAND, Launcher, command_line, wait_until
+from tests.server_process import COMMAND, Launcher, command_line
+from tests.waiting import wait_until
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])

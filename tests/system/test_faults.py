@@ -21,8 +21,8 @@ from tests.server_process import (
     Server,
     command_line,
     host_pid,
-    wait_until,
 )
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.command
 

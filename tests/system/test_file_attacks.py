@@ -21,7 +21,8 @@ import pytest
 
 from tests.client import Client, SessionClient
 from tests.contract.checks import background_runs, wait_for_file
-from tests.server_process import UNSANDBOXED_FLAGS, Server, temporary_launcher, wait_until
+from tests.server_process import UNSANDBOXED_FLAGS, Server, temporary_launcher
+from tests.waiting import wait_until
 
 SECRET = b"SECRET-that-lies-outside"
 RACE = 1.5  # seconds

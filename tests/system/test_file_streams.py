@@ -17,7 +17,8 @@ import pytest
 from benchmarks.api_caller import peak_growth
 from tests.client import Client, SessionClient
 from tests.contract.checks import check_error
-from tests.server_process import Launcher, Server, wait_until
+from tests.server_process import Launcher, Server
+from tests.waiting import wait_until
 
 MEGABYTE = 1024 * 1024
 BLOCK = bytes(range(256)) * 1024  # 256 KiB

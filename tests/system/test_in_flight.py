@@ -12,8 +12,9 @@ import httpx
 import pytest
 
 from tests.client import Client, SessionClient
-from tests.server_process import Launcher, wait_until
+from tests.server_process import Launcher
 from tests.system.test_ordinary_user import USER, served
+from tests.waiting import wait_until
 
 TOLD = 20.0  # seconds within which everything is answered, on a busy host
 GONE = 3.0  # seconds within which a session is deleted

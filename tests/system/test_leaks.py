@@ -11,7 +11,8 @@ import psutil
 import pytest
 
 from tests.client import Client
-from tests.server_process import Server, wait_until
+from tests.server_process import Server
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.command
 

@@ -20,9 +20,10 @@ import pytest
 from benchmarks.api_caller import peak_growth
 from tests.client import Client
 from tests.contract.checks import check_error
-from tests.server_process import Launcher, Server, wait_until
+from tests.server_process import Launcher, Server
 from tests.storage.stores import small_disk
 from tests.system.test_crash import busy_clients
+from tests.waiting import wait_until
 
 MEGABYTE = 1024 * 1024
 GROWTH = 30 * MEGABYTE

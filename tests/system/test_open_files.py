@@ -13,7 +13,8 @@ import httpx
 import psutil
 
 from tests.client import Client
-from tests.server_process import COMMAND, wait_until
+from tests.server_process import COMMAND
+from tests.waiting import wait_until
 
 HARD_LIMIT = 384
 CONNECTIONS = 600  # more than files, and fewer than the system lets wait

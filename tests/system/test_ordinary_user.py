@@ -19,8 +19,8 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from tests.sandbox.sandboxes import wait_until
 from tests.server_process import PRINT_PID, host_pid
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 USER = 12345

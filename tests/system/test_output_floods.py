@@ -14,7 +14,8 @@ import pytest
 
 from tests.client import Client, SessionClient
 from tests.output_bombs import PROGRAMS, TOO_LONG, TOO_MANY_PARTS
-from tests.server_process import Server, wait_until
+from tests.server_process import Server
+from tests.waiting import wait_until
 
 MEGABYTE = 1_000_000
 GROWTH = 500 * MEGABYTE

@@ -12,9 +12,10 @@ import pytest
 
 from tests.client import Client, SessionClient, SseEvent
 from tests.contract.checks import check
-from tests.server_process import Launcher, Server, wait_until
+from tests.server_process import Launcher, Server
 from tests.storage.stores import small_disk
 from tests.stream_readers import StreamReader, slow_stream_reader, start_run
+from tests.waiting import wait_until
 
 LINE = "é{n:06}☃"
 # Prints without end, faster than slow readers can read.

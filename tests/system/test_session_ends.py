@@ -9,7 +9,8 @@ import psutil
 import pytest
 
 from tests.client import Client, SessionClient
-from tests.server_process import Launcher, Server, wait_until
+from tests.server_process import Launcher, Server
+from tests.waiting import wait_until
 
 # What is hard to end: it starves the init, forks all the time, stands still, is traced. Bounded.
 STUBBORN = """

@@ -15,8 +15,9 @@ import httpx
 import pytest
 
 from tests.client import Client
-from tests.server_process import Launcher, wait_until
+from tests.server_process import Launcher
 from tests.system.storage_writers import WRITERS, StorageWriter
+from tests.waiting import wait_until
 
 
 class Load:

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.sandbox.sandboxes import wait_until
 from tests.system.test_ordinary_user import call, served
+from tests.waiting import wait_until
 
 USER = 54_321  # of these tests alone: all its processes are killed in the end
 MARK = "era-storm"

@@ -9,8 +9,7 @@ import shutil
 import socket
 import tempfile
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -193,13 +192,3 @@ def run_server(
         loop.call_soon_threadsafe(stop.set)
         thread.join()
         shutil.rmtree(directory)
-
-
-def eventually(condition: Callable[[], bool], seconds: float = 5) -> bool:
-    """Returns whether the condition becomes true in time."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if condition():
-            return True
-        time.sleep(0.01)
-    return condition()

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 
 from era_kernels.web.base import BaseHandler, HandlerContext
 from era_kernels.web.responses import ErrorAnswer
-from tests.server_process import wait_until
+from tests.waiting import wait_until
 from tests.web.serving import MAX_BODY, ServerUnderTest, run_server
 
 JSON = "application/json; charset=utf-8"

@@ -10,7 +10,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.web.serving import ServerUnderTest, eventually
+from tests.waiting import wait_until
+from tests.web.serving import ServerUnderTest
 
 FULL = "0123456789\n"
 
@@ -50,9 +51,9 @@ def test_abandoned(
     head = b"POST %b/%b HTTP/1.1\r\nHost: localhost:%d\r\nContent-Length: %d\r\n\r\n"
     with socket.create_connection(("127.0.0.1", server.port)) as sock:
         sock.sendall(head % (session.encode(), call.encode(), server.port, len(body)) + body)
-        assert eventually(lambda: [one.callers for one in server.sessions.runs.values()] == [1])
+        assert wait_until(lambda: [one.callers for one in server.sessions.runs.values()] == [1])
     [running] = server.sessions.runs.values()
-    assert eventually(lambda: running.callers == 0)
+    assert wait_until(lambda: running.callers == 0)
     assert running.is_abandoned is abandoned
 
 
@@ -88,7 +89,7 @@ def test_waiter_that_leaves(server: ServerUnderTest, session: str) -> None:
     """A client that does not wait to the end costs nothing more, and ends nothing."""
     thread = threading.Thread(target=run, args=(server, session, "sleep 1\nout a"))
     thread.start()
-    assert eventually(lambda: bool(server.sessions.runs))
+    assert wait_until(lambda: bool(server.sessions.runs))
     head = f"GET {session}/executions/exec-1?wait=60 HTTP/1.1\r\nHost: localhost\r\n\r\n"
     with socket.create_connection(("127.0.0.1", server.port)) as sock:
         sock.sendall(head.encode())

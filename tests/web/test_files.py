@@ -11,8 +11,9 @@ import httpx
 import pytest
 
 from era_kernels.web import transfers
+from tests.waiting import wait_until
 from tests.web.fakes import LANGUAGE, FakeFileService
-from tests.web.serving import ServerUnderTest, eventually, parse_response, read_all, run_server
+from tests.web.serving import ServerUnderTest, parse_response, read_all, run_server
 
 FILES = "/api/sessions/s1/files"
 HEAD = f"PUT {FILES}/%s HTTP/1.1\r\nHost: localhost\r\n%s\r\n\r\n"
@@ -51,7 +52,7 @@ def test_put(server: ServerUnderTest, size: int) -> None:
     assert (answer.status_code, answer.json()) == (200, {"path": "a/b c", "size": size})
     file = server.files.files["a/b c"]
     assert (file.data, file.status.content_type) == (data[:size], "image/png")
-    assert eventually(lambda: server.files.uploads[0].is_discarded)
+    assert wait_until(lambda: server.files.uploads[0].is_discarded)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +114,7 @@ def test_refused_in_the_body(server: ServerUnderTest) -> None:
 
     assert code_of(put(server, "f", endless(5 * MIB))) == (413, "QUOTA_EXCEEDED")
     assert code_of(put(server, "full", endless(MIB))) == (507, "INSUFFICIENT_STORAGE")
-    assert eventually(lambda: all(upload.is_discarded for upload in server.files.uploads))
+    assert wait_until(lambda: all(upload.is_discarded for upload in server.files.uploads))
     assert server.files.files == {}
 
 
@@ -124,15 +125,15 @@ def test_refused_beyond_the_cap(session: str) -> None:
         answer = put(server, "f", iter([b"x" * 65536] * 20))
         assert code_of(answer) == (413, "TOO_LARGE")
         # The answer may be here a moment before its request is over there.
-        assert eventually(lambda: [one.is_discarded for one in server.files.uploads] == [True])
+        assert wait_until(lambda: [one.is_discarded for one in server.files.uploads] == [True])
 
 
 def test_client_that_leaves_in_the_body(server: ServerUnderTest) -> None:
     """What is half is forgotten."""
     with socket.create_connection(("127.0.0.1", server.port)) as sock:
         sock.sendall(head("f", "Content-Length: 1000") + b"x" * 500)
-        assert eventually(lambda: bool(server.files.uploads and server.files.uploads[0].data))
-    assert eventually(lambda: server.files.uploads[0].is_discarded)
+        assert wait_until(lambda: bool(server.files.uploads and server.files.uploads[0].data))
+    assert wait_until(lambda: server.files.uploads[0].is_discarded)
     assert server.files.files == {}
 
 
@@ -140,10 +141,10 @@ def test_client_that_leaves_before_the_answer(server: ServerUnderTest) -> None:
     """What is whole is put, whether or not its client waits."""
     with socket.create_connection(("127.0.0.1", server.port)) as sock:
         sock.sendall(head("late", "Content-Length: 3") + b"abc")
-        assert eventually(lambda: bool(server.files.uploads))
-    assert eventually(lambda: "late" in server.files.files)
+        assert wait_until(lambda: bool(server.files.uploads))
+    assert wait_until(lambda: "late" in server.files.files)
     assert server.files.files["late"].data == b"abc"
-    assert eventually(lambda: server.files.uploads[0].is_discarded)
+    assert wait_until(lambda: server.files.uploads[0].is_discarded)
 
 
 def test_many_clients_that_leave_at_once(server: ServerUnderTest) -> None:
@@ -152,7 +153,7 @@ def test_many_clients_that_leave_at_once(server: ServerUnderTest) -> None:
         with socket.create_connection(("127.0.0.1", server.port)) as sock:
             sock.sendall(head(f"f{number}", "Content-Length: 10"))
     assert server.http.get("/health").status_code == 200
-    assert eventually(lambda: all(upload.is_discarded for upload in server.files.uploads))
+    assert wait_until(lambda: all(upload.is_discarded for upload in server.files.uploads))
     assert server.files.files == {}
 
 
@@ -164,7 +165,7 @@ def test_idle_upload(server: ServerUnderTest, monkeypatch: pytest.MonkeyPatch) -
         began = time.monotonic()
         assert sock.recv(1000) == b""
         assert 0.3 < time.monotonic() - began < 5
-    assert eventually(lambda: server.files.uploads[0].is_discarded)
+    assert wait_until(lambda: server.files.uploads[0].is_discarded)
     for path in ("slow", "late"):
         assert put(server, path, b"x" * 1000).status_code == 200
 
@@ -201,7 +202,7 @@ def test_file_that_is_cut_while_it_is_read(server: ServerUnderTest) -> None:
     server.files.add("f", b"x" * 200_000).cut_bytes = 100_000
     with pytest.raises(httpx.RemoteProtocolError):
         server.http.get(f"{FILES}/f")
-    assert eventually(lambda: server.files.files["f"].closed)
+    assert wait_until(lambda: server.files.files["f"].closed)
     assert server.http.get("/health").status_code == 200
 
 
@@ -210,7 +211,7 @@ def test_client_that_leaves_while_it_reads(server: ServerUnderTest) -> None:
     file = server.files.add("f", b"x" * 50 * MIB)
     with server.http.stream("GET", f"{FILES}/f") as answer:
         next(answer.iter_bytes())
-    assert eventually(lambda: file.closed)
+    assert wait_until(lambda: file.closed)
 
 
 # ---------------------------------------------------------------- the rest

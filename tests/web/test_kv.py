@@ -9,7 +9,8 @@ import time
 import pytest
 
 from era_kernels.web import kv
-from tests.web.serving import ServerUnderTest, eventually, parse_response, read_all
+from tests.waiting import wait_until
+from tests.web.serving import ServerUnderTest, parse_response, read_all
 
 HEAD = b"PUT /api/storage/kv/n/k HTTP/1.1\r\nHost: localhost\r\nContent-Length: 13\r\n\r\n"
 
@@ -58,7 +59,7 @@ def test_no_handler_is_left(server: ServerUnderTest, method: str) -> None:
     answer = server.http.put("/api/storage/kv/n/k", content=b"x" * 20_000_000)
     assert answer.status_code == 413
     context = server.context
-    assert eventually(lambda: not context.storage_turns.members and not context.active_handlers)
+    assert wait_until(lambda: not context.storage_turns.members and not context.active_handlers)
 
 
 LARGE = b'{"value":"%b"}' % (
@@ -95,15 +96,15 @@ def test_large_bodies(
 
     assert put_large() == 200
     first, second = (_start_large(server, number, is_chunked=is_chunked) for number in (1, 2))
-    assert eventually(slots.locked)
+    assert wait_until(slots.locked)
     assert put_large() == 503
     assert server.http.put(path, json={"value": "short"}).status_code == 200
     second.close()  # a client that leaves gives its place back
-    assert eventually(lambda: not slots.locked())
+    assert wait_until(lambda: not slots.locked())
     assert put_large() == 200
     first.sendall(LARGE[-1:] + b"\r\n0\r\n\r\n" * is_chunked)
     assert parse_response(read_all(first)).json() == {"success": True}
     first.close()
     for key in ("k", "1"):
         server.http.delete(f"/api/storage/kv/n/{key}").raise_for_status()
-    assert eventually(lambda: slots._value == 2)
+    assert wait_until(lambda: slots._value == 2)

@@ -13,7 +13,8 @@ import pytest
 from era_kernels.models import Output, Stderr, Stdout
 from tests.client import SseEvent, parse_sse
 from tests.contract.checks import TIME
-from tests.web.serving import ServerUnderTest, eventually, run_server
+from tests.waiting import wait_until
+from tests.web.serving import ServerUnderTest, run_server
 
 EVENTS = {"Accept": "text/event-stream"}
 LINE_ENDS = "a\r\nb\u2028c\u2029d\x85e"
@@ -26,7 +27,7 @@ def log(server: ServerUnderTest, session: str) -> Iterator[str]:
     path.mkdir(exist_ok=True)
     server.logs._live.clear()
     write_output(server, Stdout(LINE_ENDS), Stderr("err"))
-    assert eventually(lambda: len(entries(server.http.get(f"{session}/log"))) == 2)
+    assert wait_until(lambda: len(entries(server.http.get(f"{session}/log"))) == 2)
     yield f"{session}/log"
     for file in (path / "log").iterdir():
         file.unlink()
@@ -143,7 +144,7 @@ def test_follower_that_leaves(server: ServerUnderTest, log: str) -> None:
     """Nothing is kept for a client that left."""
     with following(server, log) as events:
         next(events)
-    assert eventually(lambda: gc.collect() >= 0 and not server.logs._live)
+    assert wait_until(lambda: gc.collect() >= 0 and not server.logs._live)
 
 
 def test_document(server: ServerUnderTest) -> None:

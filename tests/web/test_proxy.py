@@ -17,8 +17,9 @@ from era_kernels.errors import AtCapacity, GatewayTimeout, NotEnforceable
 from era_kernels.web import proxy
 from era_kernels.web.access import Access
 from era_kernels.web.connections import Client, client_of
+from tests.waiting import wait_until
 from tests.web.fakes import LANGUAGE
-from tests.web.serving import ServerUnderTest, eventually, run_server
+from tests.web.serving import ServerUnderTest, run_server
 
 TOKEN = "t" * 32
 PORT = 8000
@@ -390,8 +391,8 @@ def test_a_stream(server: ServerUnderTest, place: str) -> None:
         with server.http.stream("GET", f"{place}/") as got:
             parts = got.iter_lines()
             assert [next(parts) for _ in range(4)] == ["data: x", ""] * 2
-        assert eventually(lambda: served.closed == 1)
-    assert eventually(lambda: not server.context.active_handlers)
+        assert wait_until(lambda: served.closed == 1)
+    assert wait_until(lambda: not server.context.active_handlers)
     assert not server.context.proxy_turns.members
 
 
@@ -435,7 +436,7 @@ def test_timeout(server: ServerUnderTest, place: str, monkeypatch: pytest.Monkey
     with program(server, lambda one, head: one.recv(1) and None) as served:
         got = server.http.get(f"{place}/")
         assert (got.status_code, got.json()["code"]) == (504, "GATEWAY_TIMEOUT")
-        assert eventually(lambda: served.closed == 1)
+        assert wait_until(lambda: served.closed == 1)
 
 
 def test_a_client_that_stops_sending(
@@ -446,7 +447,7 @@ def test_a_client_that_stops_sending(
     with program(server, body_echo) as served:
         head = f"POST {place}/ HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 9\r\n\r\nabc"
         assert server.send_raw(head.encode()) == b""
-        assert eventually(lambda: served.closed == 1)
+        assert wait_until(lambda: served.closed == 1)
 
 
 @pytest.mark.parametrize(
@@ -486,7 +487,7 @@ def test_memory_of_a_slow_reader(server: ServerUnderTest, place: str) -> None:
         socket.create_connection(("127.0.0.1", server.port)) as one,
     ):
         one.sendall(f"GET {place}/ HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
-        assert eventually(lambda: served.closed == 1, 20)
+        assert wait_until(lambda: served.closed == 1, 20)
     assert sent < 30_000_000
 
 
@@ -538,7 +539,7 @@ def test_guests(closed: ServerUnderTest, sent: dict[str, str], is_kept: bool) ->
         assert caller.get(f"/proxy/s1/{PORT}/", headers=sent).status_code == 200
         stream, was_trusted = seen[0]
         assert was_trusted
-        assert eventually(lambda: is_trusted(stream) is is_kept)
+        assert wait_until(lambda: is_trusted(stream) is is_kept)
 
 
 def test_who_is_refused_holds_no_place(
@@ -565,8 +566,8 @@ def test_who_is_refused_holds_no_place(
     with socket.create_connection(("127.0.0.1", closed.port)) as one:
         head = f"POST /proxy/s2/{PORT}/ HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nabc"
         one.sendall(head.encode())
-        assert eventually(lambda: bool(calls))
-        assert eventually(lambda: not held, 2)
+        assert wait_until(lambda: bool(calls))
+        assert wait_until(lambda: not held, 2)
         one.settimeout(0.1)
         with pytest.raises(TimeoutError):
             one.recv(1)  # the refusal waits for the body
@@ -689,8 +690,8 @@ def test_websocket(server: ServerUnderTest, place: str) -> None:
         assert receive(one, len(data)) == data
         sender.join()
         assert server.sessions.active_touches["s1"] == 1
-    assert eventually(lambda: served.closed == 1)
-    assert eventually(lambda: not server.context.active_handlers)
+    assert wait_until(lambda: served.closed == 1)
+    assert wait_until(lambda: not server.context.active_handlers)
     assert not server.context.proxy_turns.members
     assert server.sessions.active_touches["s1"] == 0
 
@@ -706,10 +707,10 @@ def test_a_websocket_with_half_a_body(server: ServerUnderTest, place: str) -> No
         with socket.create_connection(("127.0.0.1", server.port)) as one:
             head = f"GET {place}/ws HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\n"
             one.sendall(f"{head}Connection: Upgrade\r\nContent-Length: 9\r\n\r\nhalf".encode())
-            assert eventually(lambda: bool(served.heads) and relays() == 1)
+            assert wait_until(lambda: bool(served.heads) and relays() == 1)
             time.sleep(0.2)  # the program has answered
-        assert eventually(lambda: relays() == 0)
-        assert eventually(lambda: served.closed == 1)
+        assert wait_until(lambda: relays() == 0)
+        assert wait_until(lambda: served.closed == 1)
 
 
 def test_the_last_word(server: ServerUnderTest, place: str) -> None:
@@ -754,7 +755,7 @@ def test_back_pressure(server: ServerUnderTest, place: str, direction: str) -> N
         if direction == "up":
             flood(one)
         else:
-            assert eventually(lambda: bool(sent))
+            assert wait_until(lambda: bool(sent))
             time.sleep(2)
         stop.set()
     assert 0 < sum(sent) < 30_000_000

@@ -20,6 +20,7 @@ from era_kernels.web.access import Access
 from era_kernels.web.base import HandlerContext
 from era_kernels.web.sdk import StorageListener
 from tests.storage_fakes import Memory, memory_routes
+from tests.waiting import until
 
 MAX_BODY = 1024 * 1024
 KEY = "/api/storage/kv/app?key=a"
@@ -246,8 +247,7 @@ async def test_a_client_that_leaves_before_the_work_begins(monkeypatch: pytest.M
         served.memory.seconds = 0.2
         request = f"GET {KEY} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
         await asyncio.gather(*(served.send(request) for _ in range(40)))
-        while served.memory.begun < 40:  # in turns of MAX_REQUESTS_IN_WORK
-            await asyncio.sleep(0.01)
+        await until(lambda: served.memory.begun >= 40)
         assert served.memory.most_in_work == sdk_session.MAX_REQUESTS_IN_WORK
 
 

@@ -18,6 +18,7 @@ from era_kernels.web.access import Access
 from era_kernels.web.base import HandlerContext
 from era_kernels.web.routes import Services, make_application
 from era_kernels.web.server import WebServer
+from tests.waiting import wait_until
 from tests.web.fakes import (
     FakeExecutionService,
     FakeFileService,
@@ -25,7 +26,7 @@ from tests.web.fakes import (
     FakeServerInfo,
     FakeSessionService,
 )
-from tests.web.serving import ServerUnderTest, eventually, parse_response, read_all, run_server
+from tests.web.serving import ServerUnderTest, parse_response, read_all, run_server
 
 HEAD = b"POST /api/sessions HTTP/1.1\r\nHost: localhost\r\n"
 
@@ -133,10 +134,10 @@ def test_reader_that_does_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
         sock.connect(("127.0.0.1", server.port))
         path = b"/api/sessions/s1/executions/exec-1/stream"
         sock.sendall(b"GET " + path + b" HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        assert eventually(lambda: server.executions.batches_taken > 0)
+        assert wait_until(lambda: server.executions.batches_taken > 0)
         time.sleep(0.5)
         assert server.executions.batches_taken < 200
-        assert eventually(lambda: server.executions.is_closed, 20)
+        assert wait_until(lambda: server.executions.is_closed, 20)
 
 
 def test_connection_cap() -> None:
@@ -152,7 +153,7 @@ def test_connection_cap() -> None:
             assert (reply.status, reply.json()["code"]) == (503, "CAPACITY")
             assert (reply.headers["retry-after"], reply.headers["connection"]) == ("1", "close")
             first.close()
-            assert eventually(
+            assert wait_until(
                 lambda: server.send_and_parse(b"GET /health HTTP/1.0\r\n\r\n").status == 200
             )
 

@@ -14,8 +14,9 @@ import pytest
 from era_kernels.models import Display, LoggedEvent, Stdout, event_to_json
 from era_kernels.web import sse
 from tests.client import SseEvent, parse_sse
+from tests.waiting import wait_until
 from tests.web.fakes import CREATED_AT, LANGUAGE
-from tests.web.serving import ServerUnderTest, eventually, parse_response, read_all, run_server
+from tests.web.serving import ServerUnderTest, parse_response, read_all, run_server
 
 
 def stream(server: ServerUnderTest, session: str, code: str, **body: Any) -> list[SseEvent]:
@@ -240,7 +241,7 @@ def test_several_readers(server: ServerUnderTest, session: str) -> None:
         with server.http.stream("GET", path) as second:
             others = parse_sse(second.iter_lines())
             assert next(others).data["content"] == "a\n"
-            assert eventually(lambda: server.sessions.runs["exec-1"].readers == 2)
+            assert wait_until(lambda: server.sessions.runs["exec-1"].readers == 2)
             assert [e.id for e in events] == [e.id for e in others] == [2, 3]
 
 
@@ -291,8 +292,8 @@ def test_client_that_vanishes(server: ServerUnderTest, session: str) -> None:
     with open_stream(server, session, "out a\nsleep 1\nout b") as sock:
         assert b"HTTP/1.1 200" in sock.recv(1000)
         running = server.sessions.runs["exec-1"]
-        assert eventually(lambda: running.readers == 1)
-    assert eventually(lambda: running.readers == 0)
+        assert wait_until(lambda: running.readers == 1)
+    assert wait_until(lambda: running.readers == 0)
     assert not running.is_abandoned
     whole = replay(server, f"{session}/executions/exec-1/stream")
     assert [frame.event for frame in whole] == ["stdout", "stdout", "done"]
@@ -301,10 +302,10 @@ def test_client_that_vanishes(server: ServerUnderTest, session: str) -> None:
 def test_client_that_vanishes_while_nothing_comes(server: ServerUnderTest, session: str) -> None:
     """A reader that leaves while the run is silent is forgotten at once."""
     with open_stream(server, session, "sleep 60"):
-        assert eventually(lambda: bool(server.sessions.runs))
+        assert wait_until(lambda: bool(server.sessions.runs))
         running = server.sessions.runs["exec-1"]
-        assert eventually(lambda: running.readers == 1)
-    assert eventually(lambda: running.readers == 0)
+        assert wait_until(lambda: running.readers == 1)
+    assert wait_until(lambda: running.readers == 0)
 
 
 def test_reader_of_a_replay_that_vanishes(server: ServerUnderTest, session: str) -> None:
@@ -314,7 +315,7 @@ def test_reader_of_a_replay_that_vanishes(server: ServerUnderTest, session: str)
     with socket.create_connection(("127.0.0.1", server.port), timeout=20) as sock:
         sock.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
         assert sock.recv(1000).startswith(b"HTTP/1.1 200")
-    assert eventually(lambda: server.executions.is_closed)
+    assert wait_until(lambda: server.executions.is_closed)
 
 
 def test_slow_reader(server: ServerUnderTest, session: str) -> None:
@@ -327,11 +328,11 @@ def test_slow_reader(server: ServerUnderTest, session: str) -> None:
         head = f"POST {session}/stream HTTP/1.0\r\nContent-Length: {len(body)}\r\n\r\n"
         sock.sendall(head.encode() + body)
         running = None
-        assert eventually(lambda: bool(server.sessions.runs))
+        assert wait_until(lambda: bool(server.sessions.runs))
         running = server.sessions.runs["exec-1"]
         time.sleep(0.5)
         assert server.http.get("/health").status_code == 200
-        assert eventually(running.finished.is_set)
+        assert wait_until(running.finished.is_set)
         text = parse_response(read_all(sock, 5)).body.decode()
     shown = list(parse_sse(iter(text.splitlines())))
     assert [frame.id for frame in shown] == list(range(1, 3002))

@@ -7,7 +7,8 @@ import socket
 import pytest
 
 from era_kernels.web.access import Access
-from tests.web.serving import ServerUnderTest, eventually, run_server
+from tests.waiting import wait_until
+from tests.web.serving import ServerUnderTest, run_server
 
 NAME = "v1"
 PATH = f"/api/sessions/{NAME}"
@@ -38,7 +39,7 @@ def test_what_counts(server: ServerUnderTest, method: str, path: str) -> None:
     server.sessions.touched.clear()
     server.http.request(method, path)
     assert server.sessions.touched == [NAME]
-    assert eventually(lambda: server.sessions.active_touches[NAME] == 0)
+    assert wait_until(lambda: server.sessions.active_touches[NAME] == 0)
 
 
 @pytest.mark.parametrize("path", ["/api/sessions", "/health", "/api/limits", f"{PATH}/none"])
@@ -69,7 +70,7 @@ def test_a_reader_counts_until_it_leaves(server: ServerUnderTest, session: str) 
         sock.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
         sock.recv(65536)
         assert server.sessions.active_touches[name] == 1
-    assert eventually(lambda: server.sessions.active_touches[name] == 0, 0.8)
+    assert wait_until(lambda: server.sessions.active_touches[name] == 0, 0.8)
 
 
 def test_an_upload_that_breaks_off(server: ServerUnderTest, session: str) -> None:
@@ -78,5 +79,5 @@ def test_an_upload_that_breaks_off(server: ServerUnderTest, session: str) -> Non
     head = f"PUT {session}/files/a HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\n"
     with socket.create_connection(("127.0.0.1", server.port)) as sock:
         sock.sendall(f"{head}Content-Length: 1000\r\n\r\nabc".encode())
-        assert eventually(lambda: server.sessions.active_touches[name] == 1)
-    assert eventually(lambda: server.sessions.active_touches[name] == 0)
+        assert wait_until(lambda: server.sessions.active_touches[name] == 1)
+    assert wait_until(lambda: server.sessions.active_touches[name] == 0)

@@ -104,7 +104,10 @@ class IsolationProfile:
         proxy_only = () if why is None else (f"{PROXY_ONLY}: {why}",)
         gaps: dict[int, tuple[str, ...]] = {
             1: proxy_only,
-            2: (*proxy_only, "processes: names of the container's are visible"),
+            2: (
+                *proxy_only,
+                "processes: the container's are visible, with its mounts and connections",
+            ),
             3: _LANDLOCK_SHORTCOMINGS,
         }
         if self.shares_uid:

@@ -4,51 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping, Sequence
+from functools import partial
 
 from era_kernels.errors import QueueFull
-from era_kernels.kernels.exec_process import ExecProcess, FailedExec
 from era_kernels.kernels.machine import Machine
 from era_kernels.models import (
     ExecSubmission,
     ExecutionEnd,
     ExitInfo,
     InterruptStep,
-    Output,
     Session,
 )
 from era_kernels.services.capacity import RETRY_AFTER_SECONDS
 from era_kernels.services.context import ServiceContext
 from era_kernels.services.executions.live import LiveExecution
 from era_kernels.services.executions.outcome import Timing, cancelled_before_start
-from era_kernels.services.session.job import Job
+from era_kernels.services.session.job import Job, JobProcess
 from era_kernels.services.session.runner import JobRunner
 from era_kernels.services.session.state import SessionState
-
-
-@dataclass(frozen=True, slots=True)
-class CommandProcess:
-    """A program beside the kernel, which has at most `timeout` seconds."""
-
-    program: ExecProcess | FailedExec
-    timeout: float
-    control: None = None  # a program cannot tell its stack or variables, and asks for no input
-    notices: tuple[str, ...] = ()
-
-    def events(self) -> AsyncGenerator[list[Output | ExecutionEnd], None]:
-        return self.program.events(self.timeout)
-
-    async def interrupt(self) -> Sequence[InterruptStep]:
-        return await self.program.interrupt()
-
-    async def kill(self, reason: str) -> None:
-        """Ends the program; its machine goes on."""
-        await self.program.kill(reason)
-
-    def killed_end(self, reason: str) -> ExecutionEnd:
-        exit_info = ExitInfo(reason=reason)
-        return ExecutionEnd(exit_info.exit_code, exit_info=exit_info)
 
 
 class CommandStrategy:
@@ -67,12 +41,17 @@ class CommandStrategy:
 
     async def start(
         self, job: Job[ExecSubmission], machine: Machine, env: Mapping[str, str]
-    ) -> CommandProcess:
+    ) -> JobProcess:
         submission = job.submission
         program = await machine.start_command(
             submission.argv, env, submission.stdin, submission.cwd
         )
-        return CommandProcess(program, job.timeout)
+        return JobProcess(
+            events=partial(program.events, job.timeout),
+            interrupt=program.interrupt,
+            kill=program.kill,  # its machine goes on
+            killed_end=_killed_end,
+        )
 
     def on_end(self, end: ExecutionEnd | None) -> None:
         """Does nothing."""
@@ -148,6 +127,11 @@ class Commands:
         )
         job.attach_execution(execution)
         return execution
+
+
+def _killed_end(reason: str) -> ExecutionEnd:
+    exit_info = ExitInfo(reason=reason)
+    return ExecutionEnd(exit_info.exit_code, exit_info=exit_info)
 
 
 async def _cancel_starting(job: Job[ExecSubmission]) -> Sequence[InterruptStep] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Generic, Protocol, TypeVar
 
 from era_kernels.kernels.control_client import ControlClient
@@ -23,28 +23,21 @@ from era_kernels.services.executions.outcome import Timing
 S = TypeVar("S", bound=Submission | ExecSubmission)
 
 
-class JobProcess(Protocol):
-    """Names what a job's execution needs of the process that has it."""
+@dataclass(frozen=True, slots=True)
+class JobProcess:
+    """The process that has a job's execution: how to follow, to interrupt and to end it.
 
-    @property
-    def control(self) -> ControlClient | None:
-        """The connection for input, stack and variables; None if there is none."""
+    `events` yields batches of output, at the end of the last one an `ExecutionEnd`; `interrupt`
+    ends this execution alone, and returns the steps that were taken; `killed_end` returns how the
+    execution ended after `kill`, when its events are not heard any more. Both take the reason.
+    """
 
-    @property
-    def notices(self) -> tuple[str, ...]:
-        """What the server has to tell with this execution."""
-
-    def events(self) -> AsyncGenerator[list[Output | ExecutionEnd], None]:
-        """Yields batches of output, at the end of the last one an `ExecutionEnd`."""
-
-    async def interrupt(self) -> Sequence[InterruptStep]:
-        """Ends this execution alone; returns the steps that were taken."""
-
-    async def kill(self, reason: str) -> None:
-        """Ends the process."""
-
-    def killed_end(self, reason: str) -> ExecutionEnd:
-        """Returns how the execution ended after `kill`, when its events are not heard any more."""
+    events: Callable[[], AsyncGenerator[list[Output | ExecutionEnd], None]]
+    interrupt: Callable[[], Awaitable[Sequence[InterruptStep]]]
+    kill: Callable[[str], Awaitable[None]]
+    killed_end: Callable[[str], ExecutionEnd]
+    control: ControlClient | None = None  # for input, stack and variables
+    notices: tuple[str, ...] = ()  # what the server has to tell with this execution
 
 
 class Job(Generic[S]):

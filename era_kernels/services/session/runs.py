@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping
+from functools import partial
 
 from era_kernels.errors import SessionBusy, StorageFailed
-from era_kernels.kernels.control_client import ControlClient
 from era_kernels.kernels.machine import Machine
 from era_kernels.models import (
     ExecutionEnd,
-    InterruptStep,
     KernelRequest,
-    Output,
     Queued,
     Submission,
 )
@@ -24,7 +21,7 @@ from era_kernels.services.executions.outcome import (
     cancelled_before_start,
     machine_ended,
 )
-from era_kernels.services.session.job import Job
+from era_kernels.services.session.job import Job, JobProcess
 from era_kernels.services.session.machine import SessionMachine
 from era_kernels.services.session.queue import RunQueue
 from era_kernels.services.session.runner import JobRunner
@@ -34,27 +31,19 @@ from era_kernels.services.session.workspace import SessionWorkspace
 _BUSY_HINT = "Try again when the run has ended, or let it wait: leave out if_busy."
 
 
-@dataclass(frozen=True, slots=True)
-class KernelProcess:
-    """One request on a kernel."""
-
-    machine: Machine
-    request: KernelRequest
-    control: ControlClient
-    notices: tuple[str, ...]
-
-    def events(self) -> AsyncGenerator[list[Output | ExecutionEnd], None]:
-        return self.machine.kernel.execute(self.request)
-
-    async def interrupt(self) -> Sequence[InterruptStep]:
-        return await self.machine.kernel.escalate_interrupt(self.request)
-
-    async def kill(self, reason: str) -> None:
-        """Ends the kernel, and its machine with it."""
-        await self.machine.aclose(reason)
-
-    def killed_end(self, reason: str) -> ExecutionEnd:
-        return machine_ended(self.machine.ended.result())
+def kernel_process(
+    machine: Machine, request: KernelRequest, notices: tuple[str, ...] = ()
+) -> JobProcess:
+    """Returns a request on the kernel as a process; to kill it ends the machine, too."""
+    kernel = machine.kernel
+    return JobProcess(
+        events=partial(kernel.execute, request),
+        interrupt=partial(kernel.escalate_interrupt, request),
+        kill=machine.aclose,
+        killed_end=lambda _: machine_ended(machine.ended.result()),
+        control=kernel.control,
+        notices=notices,
+    )
 
 
 class KernelStrategy:
@@ -91,12 +80,11 @@ class KernelStrategy:
 
     async def start(
         self, job: Job[Submission], machine: Machine, env: Mapping[str, str]
-    ) -> KernelProcess:
+    ) -> JobProcess:
         self._run_count += 1
         code, ends_program = job.submission.code, job.submission.ends_program
         request = KernelRequest(code, env, job.timeout, self._run_count, ends_program)
-        notices = self._lost_variables.begin_run(machine)
-        return KernelProcess(machine, request, machine.kernel.control, notices)
+        return kernel_process(machine, request, self._lost_variables.begin_run(machine))
 
 
 class Runs:

@@ -9,7 +9,7 @@ import pytest
 from tests.client import Client, SessionClient
 from tests.kernelspecs.go.toolchain import requires_go
 from tests.languages.rows.table_rows import check
-from tests.server_process import wait_until
+from tests.waiting import wait_until
 
 pytestmark = requires_go
 

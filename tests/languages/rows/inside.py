@@ -8,7 +8,7 @@ import httpx
 
 from tests.client import SessionClient
 from tests.languages.rows.table_rows import check, row
-from tests.server_process import wait_until
+from tests.waiting import wait_until
 
 PAUSE = 0.3  # seconds from a program's beginning to its sleep, and more
 

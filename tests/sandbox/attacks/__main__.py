@@ -30,6 +30,7 @@ from era_kernels.sandbox.server.process_tree import Family, read_stat
 from era_kernels.sandbox.server.sandbox import Sandbox
 from era_kernels.sandbox.server.sandboxes import Sandboxes
 from era_kernels.sandbox.server.tiers import IsolationPolicy
+from tests.waiting import until
 
 HERE = Path(__file__).parent
 SHARED_MODULES = ("files", "network", "processes", "influence", "kernel", "neighbours")
@@ -119,9 +120,7 @@ async def run_all(
 ) -> None:
     neighbour = await open_sandbox(sandboxes, base / "n")
     victim = await neighbour.spawn(program(neighbour, NEIGHBOUR))
-    async with asyncio.timeout(30):
-        while b"ready" not in victim.stdout.tail():
-            await asyncio.sleep(0.01)
+    await until(lambda: b"ready" in victim.stdout.tail())
     listener = await neighbour.listen(STORAGE_PORT)
     channels = listen_for_kernel(neighbour)
     waiting = asyncio.create_task(channels.accept("iopub"))  # a kernel that is about to start
@@ -219,9 +218,7 @@ async def run_end(sandboxes: Sandboxes, directory: Path, attack: str) -> None:
     ready = "os.write(1, b'ready'); time.sleep(SECONDS)"
     code = f"{source(END_MODULE)}\n{attack}({{'init': {init}}})\n{ready}\n"
     process = await sandbox.spawn(program(sandbox, code))
-    async with asyncio.timeout(60):
-        while process.is_running and b"ready" not in process.stdout.tail():
-            await asyncio.sleep(0.01)
+    await until(lambda: not process.is_running or b"ready" in process.stdout.tail())
     await asyncio.sleep(0.2)
     began = time.monotonic()
     await sandbox.aclose("session deleted")

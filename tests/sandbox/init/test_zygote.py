@@ -22,8 +22,8 @@ from tests.sandbox.sandboxes import (
     run_to_end,
     shell_command,
     short_directory,
-    wait_until,
 )
+from tests.waiting import wait_until
 
 
 async def test_what_is_preloaded_is_there_at_once() -> None:

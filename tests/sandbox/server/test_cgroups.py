@@ -17,8 +17,9 @@ from era_kernels.models import Limits
 from era_kernels.sandbox.server.cgroup_hierarchies import Controller, find_controllers
 from era_kernels.sandbox.server.cgroup_memory import Shortage
 from era_kernels.sandbox.server.cgroups import CgroupTree, SandboxCgroup, remove_stale
-from tests.sandbox.sandboxes import forked_program, run_to_end, wait_until
+from tests.sandbox.sandboxes import forked_program, run_to_end
 from tests.sandbox.test_isolation import MIB, isolated_sandboxes
+from tests.waiting import until, wait_until
 
 BURN = (
     "import time\nend = time.monotonic() + 2\nwhile time.monotonic() < end: pass\n"
@@ -143,8 +144,7 @@ async def test_death_is_told(tier: int) -> None:
             "m = mmap.mmap(-1, 128 << 20)\nfor i in range(0, 128 << 20, 4096): m[i] = 1"
         )
         process = await sandbox.spawn(forked_program(code))
-        while b"begun" not in process.stdout.tail():
-            await asyncio.sleep(0.005)
+        await until(lambda: b"begun" in process.stdout.tail())
         ending = await asyncio.wait_for(process.ended, 10)
         assert (ending.description, ending.exit_code) == ("out of memory at 64 MB", 137)
         assert (await asyncio.wait_for(sandbox.ended, 5)).reason == "out of memory at 64 MB"

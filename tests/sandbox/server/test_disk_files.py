@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from era_kernels.sandbox.server.disk_files import NamelessFiles
-from tests.sandbox.sandboxes import wait_until
+from tests.waiting import wait_until
 
 MIB = 1024 * 1024
 

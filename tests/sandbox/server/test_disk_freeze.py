@@ -12,7 +12,8 @@ from pathlib import Path
 
 from era_kernels.sandbox.server.disk_freeze import StoppedProcesses
 from era_kernels.sandbox.server.process_tree import ProcessTree, ProcStat
-from tests.sandbox.sandboxes import count_descriptors, wait_until
+from tests.sandbox.sandboxes import count_descriptors
+from tests.waiting import wait_until
 
 COUNTING = """
 import os, sys, threading, time

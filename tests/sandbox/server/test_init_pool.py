@@ -19,8 +19,8 @@ from tests.sandbox.sandboxes import (
     run_to_end,
     shell_command,
     short_directory,
-    wait_until,
 )
+from tests.waiting import until, wait_until
 
 
 @asynccontextmanager
@@ -40,9 +40,7 @@ async def pool_with_spare(tier: int = 3) -> AsyncIterator[tuple[Sandboxes, InitP
 
 async def wait_for_spare(pool: InitPool) -> int:
     """Wait until there is a spare; its number."""
-    async with asyncio.timeout(10):
-        while not pool._spares:
-            await asyncio.sleep(0.005)
+    await until(lambda: pool._spares)
     return pool._spares[0].number
 
 
@@ -65,9 +63,7 @@ async def test_a_dead_spare_is_no_loss() -> None:
             while not (pids := descendants(sandboxes.zygote.pid)):
                 await asyncio.sleep(0.005)
         os.kill(pids[0], signal.SIGKILL)
-        async with asyncio.timeout(10):
-            while pool._spares[0].is_usable:
-                await asyncio.sleep(0.005)
+        await until(lambda: not pool._spares[0].is_usable)
         sandbox = await sandboxes.open_sandbox(paths, Limits())
         assert sandbox._prepared_init.number > number
 
@@ -78,9 +74,7 @@ async def test_a_spare_ends_with_its_zygote() -> None:
         await wait_for_spare(pool)
         old = sandboxes.zygote.pid
         os.kill(old, signal.SIGKILL)
-        async with asyncio.timeout(10):
-            while sandboxes.zygote.is_alive:
-                await asyncio.sleep(0.005)
+        await until(lambda: not sandboxes.zygote.is_alive)
         sandbox = await sandboxes.open_sandbox(paths, Limits())
         assert sandbox.pid in descendants(sandboxes.zygote.pid)
         assert sandboxes.zygote.pid != old

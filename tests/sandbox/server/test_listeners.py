@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from era_kernels.sandbox.server.listeners import ChannelListeners, is_from_sandbox
-from tests.sandbox.sandboxes import short_directory, wait_until
+from tests.sandbox.sandboxes import short_directory
+from tests.waiting import wait_until
 
 # A process of a sandbox: connects, and says what it receives; a child of its own does so, too.
 MEMBER = """

@@ -14,6 +14,7 @@ from era_kernels.models import ExitInfo
 from era_kernels.sandbox.server.process import MAX_BUFFERED, TAIL_BYTES, OutputPipe
 from era_kernels.sandbox.server.sandbox import MAX_DETACHED
 from tests.sandbox.sandboxes import count_descriptors, open_sandbox, shell_command
+from tests.waiting import until
 
 Pipe = tuple[OutputPipe, int]
 
@@ -204,9 +205,7 @@ async def test_late_output_is_handed_on() -> None:
                 await asyncio.sleep(0.002)
         assert 3 * 65536 <= written < 150 * 65536
         os.close(write)
-        async with asyncio.timeout(5):
-            while output.is_open:
-                await asyncio.sleep(0.01)
+        await until(lambda: not output.is_open)
         assert output.tail() == output.read_available() == b""
         assert late == bytes(written)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from era_kernels.sandbox.server.process_tree import ProcessTree, ProcStat, read_stat
-from tests.sandbox.sandboxes import wait_until
+from tests.waiting import wait_until
 
 TREE = """
 import os, sys, time

@@ -14,7 +14,7 @@ from era_kernels.errors import StartError
 from era_kernels.safe_fs.trash import remove_directory
 from era_kernels.sandbox.server import runtime_dirs
 from tests.sandbox.sandboxes import short_directory
-from tests.server_process import wait_until
+from tests.waiting import wait_until
 
 
 def test_a_base_is_made_for_its_owner_only() -> None:

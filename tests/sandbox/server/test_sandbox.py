@@ -33,6 +33,7 @@ from tests.sandbox.sandboxes import (
     spawn_stubborn,
     wait_for_lines,
 )
+from tests.waiting import until
 
 
 @asynccontextmanager
@@ -165,9 +166,7 @@ async def test_kill_group_on_exit(kills_group: bool) -> None:
         if not kills_group:
             assert running_pids([int(left)])
             return
-        async with asyncio.timeout(10):
-            while running_pids([int(left)]):
-                await asyncio.sleep(0.005)
+        await until(lambda: not running_pids([int(left)]))
 
 
 async def test_a_failed_start_has_the_error_number() -> None:
@@ -268,8 +267,7 @@ async def test_a_start_that_nobody_waits_for_is_undone() -> None:
             start.cancel()
             await asyncio.wait({start})
         async with asyncio.timeout(20):  # the init learns of each some moments later
-            while [pid for pid in descendants(sandbox.pid) if running_pids([pid])]:
-                await asyncio.sleep(0.05)
+            await until(lambda: not any(running_pids([pid]) for pid in descendants(sandbox.pid)))
 
 
 async def test_the_runtime_directory_is_private_and_short() -> None:

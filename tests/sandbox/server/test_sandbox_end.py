@@ -24,8 +24,8 @@ from tests.sandbox.sandboxes import (
     open_sandboxes,
     running_pids,
     spawn_stubborn,
-    wait_until,
 )
+from tests.waiting import wait_until
 
 FREE_UID = 1_899_990_001  # that no session and no other test has
 # A process whose first thread has ended before another.

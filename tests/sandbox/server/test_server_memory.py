@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,7 +20,7 @@ from era_kernels.sandbox.server.server_memory import (
     describe_server_excess,
     describe_server_oom,
 )
-from tests.sandbox.sandboxes import wait_until
+from tests.waiting import until
 
 KIB, MIB, GIB = 1024, 1024**2, 1024**3
 
@@ -97,7 +96,7 @@ async def test_no_two_for_one_excess(tmp_path: Path) -> None:
     await asyncio.sleep(2 * MAX_PAUSE)
     assert ended == [f"large: {describe_server_excess(1000 * MIB)}"]
     write_group(tmp_path / "small", used=700)  # one more excess, though the files still tell all
-    await wait_for(lambda: len(ended) == 2)
+    await until(lambda: len(ended) == 2)
     assert ended[1].startswith("small: ")
     await monitor.aclose()
     await monitor.aclose()
@@ -117,10 +116,6 @@ async def test_a_session_that_ends_anyway(tmp_path: Path) -> None:
     await asyncio.sleep(2 * MAX_PAUSE)
     assert ended == []
     await monitor.aclose()
-
-
-async def wait_for(condition: Callable[[], bool]) -> None:
-    assert await asyncio.to_thread(wait_until, condition)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable
 
 import pytest
 
@@ -18,6 +17,7 @@ from era_kernels.sandbox.server import control_channel, sandbox, zygote_client
 from era_kernels.sandbox.server.process_command import ProcessNotStarted
 from tests.sandbox.sandboxes import forked_program, run_to_end, shell_command
 from tests.sandbox.test_isolation import isolated_sandboxes
+from tests.waiting import until
 
 TIMEOUT = 2.0  # seconds for an answer, here
 
@@ -28,13 +28,6 @@ def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(control_channel, "PING_TIMEOUT", TIMEOUT)
     monkeypatch.setattr(control_channel, "REQUEST_TIMEOUT", TIMEOUT)
     monkeypatch.setattr(zygote_client, "PULSE_INTERVAL", 0.1)
-
-
-async def wait_for(condition: Callable[[], bool], seconds: float = 20) -> None:
-    """Wait until it is true."""
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 @pytest.mark.parametrize("tier", [1, 3])
@@ -57,11 +50,11 @@ async def test_an_idle_zygote_is_replaced(number: signal.Signals) -> None:
     async with isolated_sandboxes() as (sandboxes, _):
         old = sandboxes.zygote
         os.kill(old.pid, number)
-        await wait_for(lambda: not old.is_alive)
+        await until(lambda: not old.is_alive)
         if sandboxes.zygote is old:
             with pytest.raises(Unavailable, match="started again"):
                 await sandboxes.check()
-        await wait_for(lambda: sandboxes.zygote is not old)
+        await until(lambda: sandboxes.zygote is not old)
         await sandboxes.check()
 
 
@@ -75,7 +68,7 @@ async def test_a_zygote_that_dies_again_and_again_is_paced(
         for _ in range(3):
             old = sandboxes.zygote
             os.kill(old.pid, signal.SIGKILL)
-            await wait_for(lambda old=old: sandboxes.zygote is not old)  # type: ignore[misc]
+            await until(lambda old=old: sandboxes.zygote is not old)  # type: ignore[misc]
             pauses.append(keeper._pause)
         assert pauses == [0.25, 0.5, 1.0]
         opened = await sandboxes.open_sandbox(make_paths("a"), Limits())
@@ -92,7 +85,7 @@ async def test_a_stopped_init_ends_its_session_alone(tier: int) -> None:
         silent = await sandboxes.open_sandbox(make_paths("a"), Limits())
         other = await sandboxes.open_sandbox(make_paths("b"), Limits())
         process = await silent.spawn(forked_program("import time; time.sleep(600)"))
-        await wait_for(lambda: silent.pid is not None)
+        await until(lambda: silent.pid is not None)
         assert silent.pid is not None
         os.kill(silent.pid, signal.SIGSTOP)
         with pytest.raises(KernelStartFailed, match="no answer"):
@@ -107,7 +100,7 @@ async def test_a_stopped_init_is_found_without_a_request(monkeypatch: pytest.Mon
     monkeypatch.setattr(control_channel.ControlChannel.start_pulse, "__defaults__", (0.1,))
     async with isolated_sandboxes() as (sandboxes, make_paths):
         silent = await sandboxes.open_sandbox(make_paths("a"), Limits())
-        await wait_for(lambda: silent.pid is not None)
+        await until(lambda: silent.pid is not None)
         assert silent.pid is not None
         os.kill(silent.pid, signal.SIGSTOP)
         assert (await asyncio.wait_for(silent.ended, 20)).reason == sandbox.SILENT
@@ -138,8 +131,7 @@ async def test_a_start_that_code_stops_has_an_end(monkeypatch: pytest.MonkeyPatc
         opened = await sandboxes.open_sandbox(make_paths("a"), Limits())
         attacker = await opened.spawn(forked_program(STOP_NEXT))
         async with asyncio.timeout(90):
-            while not attacker.stdout.total_bytes:
-                await asyncio.sleep(0.01)
+            await until(lambda: attacker.stdout.total_bytes)
             began = time.monotonic()
             while True:
                 try:

@@ -8,14 +8,9 @@ import os
 from era_kernels.models import ExitInfo
 from era_kernels.sandbox.server.stdin_writer import StdinWriter
 from tests.sandbox.sandboxes import count_descriptors, open_sandbox, shell_command
+from tests.waiting import until
 
 MUCH = bytes(range(256)) * 8192  # more than a pipe holds
-
-
-async def until_closed(writer: StdinWriter) -> None:
-    async with asyncio.timeout(10):
-        while writer.is_open:
-            await asyncio.sleep(0.001)
 
 
 async def test_all_is_read() -> None:
@@ -25,7 +20,7 @@ async def test_all_is_read() -> None:
     writer = StdinWriter(write, MUCH)
     with os.fdopen(read, "rb") as file:
         assert await asyncio.to_thread(file.read) == MUCH
-    await until_closed(writer)
+    await until(lambda: not writer.is_open)
 
 
 async def test_nobody_reads() -> None:
@@ -36,7 +31,7 @@ async def test_nobody_reads() -> None:
     await asyncio.sleep(0.05)
     assert writer.is_open
     os.close(read)
-    await until_closed(writer)
+    await until(lambda: not writer.is_open)
     writer.close()
 
 
@@ -59,8 +54,6 @@ async def test_end_of_the_process_ends_it() -> None:
         before = count_descriptors(os.getpid())
         process = await sandbox.spawn(command, stdin=MUCH)
         assert await asyncio.wait_for(process.ended, 20) == ExitInfo(code=0)
-        async with asyncio.timeout(20):
-            while not process.is_finished:
-                await asyncio.sleep(0.005)
+        await until(lambda: process.is_finished)
         assert 0 <= int(process.stdout.tail()) <= len(MUCH)
         assert count_descriptors(os.getpid()) == before

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 from era_kernels.errors import KernelStartFailed, StartError
 from era_kernels.sandbox.server.zygote_client import ZygoteClient
 from era_kernels.sandbox.server.zygote_keeper import ZygoteKeeper
+from tests.waiting import until
 
 
 @pytest.mark.parametrize(
@@ -32,12 +32,10 @@ async def test_a_start_that_fails_is_tried_again(
             patch.setattr(ZygoteClient, "start", fail)
             os.kill(first.pid, signal.SIGKILL)
             await first.wait_dead()
-            while keeper._error is None:
-                await asyncio.sleep(0.01)
+            await until(lambda: keeper._error is not None)
             with pytest.raises(KernelStartFailed):
                 await keeper.ensure()
-        while not keeper.zygote.is_alive:
-            await asyncio.sleep(0.01)
+        await until(lambda: keeper.zygote.is_alive)
         assert (await keeper.ensure()) is not first
     finally:
         await keeper.aclose()

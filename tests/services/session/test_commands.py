@@ -32,6 +32,7 @@ from tests.services.service_fixture import (
     sleep_briefly,
     sleep_steps,
 )
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -78,8 +79,7 @@ async def test_stdin_is_not_kept(services: Services) -> None:
         await wait_idle(services)
         services.host.machines[0].programs[0].stdin = None  # the fake's own
         async with asyncio.timeout(2):
-            while sys.getrefcount(text) != before:
-                await sleep_briefly()
+            await until(lambda: sys.getrefcount(text) == before)
     finally:
         gc.enable()
 
@@ -263,11 +263,9 @@ async def test_restart_while_others_come(services: Services) -> None:
         workspace = live._workspace  # frozen, it delays `after_run`
     async with workspace.frozen():
         restarting = asyncio.ensure_future(services.sessions.restart("s1", ""))
-        while not services.host.machines[0].ended.done():
-            await sleep_briefly()
+        await until(lambda: services.host.machines[0].ended.done())
         program = await services.exec("gate a\nout a")
-        while len(services.host.machines) < 2:
-            await sleep_briefly()
+        await until(lambda: len(services.host.machines) >= 2)
     assert await asyncio.wait_for(restarting, 10) == 2
     assert (await end_of(run))[1].cause == "restarted"
     assert not program.finished.is_set()

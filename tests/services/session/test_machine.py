@@ -15,6 +15,7 @@ from era_kernels.models import EndReason, ExitInfo, Limits
 from era_kernels.services.session.machine import SessionMachine
 from tests.fakes import FakeHost, make_start_error
 from tests.services.service_fixture import SESSION_PATHS
+from tests.waiting import until
 
 CLOSED_ERROR = SessionNotFound("It is gone.")
 
@@ -56,8 +57,7 @@ class MachineFixture:
         return acquired
 
     async def until_starting(self) -> None:
-        while not self.session_machine.is_starting:
-            await asyncio.sleep(0)
+        await until(lambda: self.session_machine.is_starting)
 
 
 # ---------------------------------------------------------------- one machine

@@ -21,7 +21,7 @@ from era_kernels.models import (
 )
 from era_kernels.services.executions.live import LiveExecution
 from era_kernels.services.session.runner import OUTPUT_LOST, format_size, pump
-from era_kernels.services.session.runs import KernelProcess
+from era_kernels.services.session.runs import kernel_process
 from tests.fakes import FakeHost, FakeMachine, Item, Script
 from tests.services.service_fixture import SESSION_PATHS, Services
 
@@ -37,14 +37,9 @@ async def open_parts(services: Services, script: Script) -> tuple[LiveExecution,
 async def run_pump(
     running: LiveExecution, machine: FakeMachine, max_bytes: int = 1 << 30
 ) -> ExecutionEnd:
-    end = await pump(running, _process(machine), max_bytes)
+    end = await pump(running, kernel_process(cast(Machine, machine), REQUEST), max_bytes)
     await close_log(running)
     return end
-
-
-def _process(machine: FakeMachine) -> KernelProcess:
-    real = cast(Machine, machine)
-    return KernelProcess(real, REQUEST, real.kernel.control, ())
 
 
 async def close_log(running: LiveExecution) -> None:

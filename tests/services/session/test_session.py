@@ -42,6 +42,7 @@ from tests.services.service_fixture import (
     sleep_briefly,
     sleep_steps,
 )
+from tests.waiting import until
 
 
 def full() -> InsufficientStorage:
@@ -966,11 +967,9 @@ async def test_deleted_while_the_log_is_opened(
 
     monkeypatch.setattr(services.execution_store, "create", slow_create)
     submitting = asyncio.create_task(services.submit("out b"))
-    while "s1" not in services.sessions._live:
-        await sleep_briefly()
+    await until(lambda: "s1" in services.sessions._live)
     deletion = asyncio.create_task(services.sessions.delete("s1"))
-    while "s1" in services.sessions._live:
-        await sleep_briefly()
+    await until(lambda: "s1" not in services.sessions._live)
     services.gates["log"].set()
     with pytest.raises(SessionNotFound):
         await (await submitting).result()
