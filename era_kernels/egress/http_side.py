@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Callable
 
@@ -82,7 +83,11 @@ async def refuse(program: HttpSide, refused: Refused) -> None:
         ("Proxy-Status", f"{_PROXY}; error={_ERRORS.get(refused.outcome, 'proxy_internal_error')}"),
         ("Connection", "close"),
     ]
-    await program.send(h11.Response(status_code=refused.status, headers=headers))
+    # Clients show the status line of an answer to CONNECT, and no more.
+    reason = re.sub(r"[^ -~]", "?", str(refused).removesuffix("."))
+    await program.send(
+        h11.Response(status_code=refused.status, headers=headers, reason=reason.encode("ascii"))
+    )
     if not program.is_head:
         await program.send(h11.Data(data=body))
     await program.send(h11.EndOfMessage())

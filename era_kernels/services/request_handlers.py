@@ -51,8 +51,12 @@ class RequestHandlers:
         self._lines: dict[str, _Line] = {}
 
     async def find_code(self, session_id: str) -> str | None:
-        """Returns the code that answers requests, if there is any. Raises SessionNotFound."""
-        return await self._codes.find_text(session_id)
+        """Returns the code that answers requests: None when there is none, or nothing in it.
+
+        Raises SessionNotFound.
+        """
+        code = await self._codes.find_text(session_id)
+        return code if code and code.strip() else None
 
     async def run(
         self, session_id: str, code: str, env: Mapping[str, str], base_url: str

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ConfigDict, Field, model_validator
 
 from era_kernels import json_codec
+from era_kernels.errors import InvalidRequest
 from era_kernels.json_codec import in_thread_if_large
 from era_kernels.models import (
     ALL_STORAGE,
@@ -180,6 +181,11 @@ class SessionsHandler(BaseHandler):
         await self.finish_json(session_response(view), 201 if is_new else 200)
 
     async def delete(self) -> None:
+        if self.request.query_arguments:
+            raise InvalidRequest(
+                "This deletes every session and takes no parameters; none was deleted.",
+                hint="GET /api/sessions selects sessions; delete each by its id.",
+            )
         ids = await self.sessions.delete_all()
         await self.finish_json(
             AllDeletedAnswer(

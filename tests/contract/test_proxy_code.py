@@ -49,6 +49,12 @@ def test_the_request(client: Client, session: SessionClient) -> None:
     assert session.get()["status"] == "stopped"
 
 
+@pytest.mark.parametrize("code", ["", " \n"])
+def test_nothing_in_it(client: Client, session: SessionClient, code: str) -> None:
+    """Empty code is none: it answers no request."""
+    check_error(client.http.get(store(session, code)), 502, "NOTHING_LISTENING")
+
+
 def test_answers(client: Client, session: SessionClient) -> None:
     """What the code prints is the answer; what it says of the status and the type is followed."""
     answer = client.http.get(

@@ -512,6 +512,15 @@ def test_delete_twice_at_once(client: Client) -> None:
     assert sorted(answer.status_code for answer in answers) == [200, 404, 404, 404]
 
 
+def test_delete_some(client: Client, session: SessionClient) -> None:
+    """Who means to delete some deletes none: what selects sessions of a list is refused here."""
+    for query in ("prefix=zzz", "language=node", "metadata.owner=ada", "id=nope", "dry_run"):
+        answer = client.http.delete(f"/api/sessions?{query}=")
+        assert answer.status_code == 400, query
+        check(answer.json(), code="INVALID_REQUEST")
+    assert client.http.get(session.path).status_code == 200
+
+
 def test_delete_all(client: Client) -> None:
     """All sessions go, any number of them, and are named."""
     with ThreadPoolExecutor(8) as pool:

@@ -101,6 +101,17 @@ async def test_head() -> None:
         assert answer.startswith(b"HTTP/1.1 403 ") and answer.endswith(b"\r\n\r\n")
 
 
+async def test_reason() -> None:
+    """The status line says why: clients show no body of an answer to CONNECT."""
+    async with world(origin) as there:
+        there.access = NO_INTERNET
+        request = f"CONNECT world.example:{there.port} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+        line, _, rest = (await there.ask(request)).partition(b"\r\n")
+        said = b"This session has no internet access (allowInternetAccess is false)"
+        assert line == b"HTTP/1.1 403 " + said
+        assert rest.endswith(b"\r\n\r\n" + said + b".\n")
+
+
 async def test_expect_continue() -> None:
     """A server's 100 reaches the program, which sends its body then."""
 
