@@ -223,14 +223,16 @@ def test_head_everywhere(client: Client, shared: SessionClient) -> None:
     body = {"code": "import time; time.sleep(60)", "on_disconnect": "interrupt"}
     with shared.http.stream("POST", f"{shared.path}/stream", json=body) as stream:
         known = {"{id}": shared.id, "{execution_id}": stream.headers["X-Execution-Id"]}
-        known |= dict.fromkeys(("{path}", "{namespace}", "{key}"), "nothing")
+        known |= dict.fromkeys(("{path}", "{namespace}", "{key}", "{secret}"), "nothing")
+        known |= {"{port}": "9", "{link_id}": "nothing"}
         for path, item in client.http.get("/openapi.json").json()["paths"].items():
             for word, value in known.items():
                 path = path.replace(word, value)
             answer = client.http.head(path, params={"port": 8000}, timeout=10)
             assert answer.content == b"", path
             assert answer.status_code == (405 if "get" not in item else answer.status_code), path
-            assert answer.status_code in (200, 404, 405), path
+            # Nothing listens on the port: 502, or 409 where sessions have no network of their own.
+            assert answer.status_code in (200, 404, 405, 409, 502), path
 
 
 @pytest.mark.parametrize(

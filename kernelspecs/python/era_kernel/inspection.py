@@ -35,7 +35,14 @@ from types import CoroutineType, FrameType, ModuleType
 from typing import Any
 
 from era_kernel.cell_runner import CellRunner
-from era_kernel.object_layout import find_attribute, get_mro, get_name, get_namespace, is_array
+from era_kernel.object_layout import (
+    find_attribute,
+    get_mro,
+    get_name,
+    get_namespace,
+    is_array,
+    is_arrow_column,
+)
 from era_kernel.program_loop import ProgramLoop
 from era_kernel.shell import EraShell
 from era_kernel.tracebacks import KERNEL_PATHS, CellSources
@@ -343,9 +350,13 @@ def _axis_length(index: object) -> int | None:
     if any(base is list for base in get_mro(type(codes))) and list.__len__(codes):
         level = list.__getitem__(codes, 0)
         return _find_shape(level)[0] if is_array(type(level)) else None  # type: ignore[index]
-    for name in ("_data", "_ndarray"):
-        storage = find_attribute(index if name == "_data" else storage, name)
+    data = find_attribute(index, "_data")
+    for storage in (data, find_attribute(data, "_ndarray")):
         if is_array(type(storage)):
             shape = _find_shape(storage)
             return shape[0] if shape else None
-    return None
+    column = find_attribute(data, "_pa_array")
+    if not is_arrow_column(type(column)):
+        return None
+    length: int = get_namespace(type(column))["__len__"](column)
+    return length

@@ -28,9 +28,18 @@ def get_module(kind: type) -> Any:
 
 def is_array(kind: type) -> bool:
     """Returns whether this is numpy's own type; a program cannot make one that is compiled in."""
-    if _type_getters["__flags__"](kind) & _HEAP_TYPE_FLAG or get_name(kind) != "ndarray":
+    return _is_compiled(kind, "numpy", "ndarray")
+
+
+def is_arrow_column(kind: type) -> bool:
+    """Returns whether this is pyarrow's own type, in which pandas keeps text where it can."""
+    return _is_compiled(kind, "pyarrow.lib", "ChunkedArray")
+
+
+def _is_compiled(kind: type, module: str, name: str) -> bool:
+    if _type_getters["__flags__"](kind) & _HEAP_TYPE_FLAG or get_name(kind) != name:
         return False
-    return bool(get_module(kind) == "numpy")
+    return bool(get_module(kind) == module)
 
 
 def find_attribute(value: object, name: str) -> Any:

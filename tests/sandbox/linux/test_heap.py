@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from era_kernels.sandbox.linux.heap import HeapTrimmer, find_trim, resident_bytes
+from tests.waiting import until
 
 MIB = 1024**2
 
@@ -25,16 +26,16 @@ async def test_trimming_is_due(sizes: list[int], times: int) -> None:
     """After a growth, in calm moments, and not again while nothing more came."""
     trimmed: list[int] = []
     at = iter(sizes)
-    size = sizes[0]
+    size, looks = sizes[0], 0
 
     def resident() -> int:
-        nonlocal size
-        size = next(at, size)
+        nonlocal size, looks
+        size, looks = next(at, size), looks + 1
         return size * MIB
 
     trimmer = HeapTrimmer(lambda: trimmed.append(size), resident, interval=0.001)
     trimmer.start()
-    await asyncio.sleep(0.3)
+    await until(lambda: looks > 40)
     await trimmer.aclose()
     assert len(trimmed) == times
 
