@@ -104,7 +104,7 @@ class Keeper:
         os.close(go)
         try:
             syscalls.setns(self._network, syscalls.CLONE_NEWNET)
-            self._set_rules(self._spec.rules, is_new=True)
+            self._set_filter(self._spec.rules)
             with tap.watch_links() as watch:
                 self._index = tap.make_tap()
                 tap.set_up(self._index, self._links)
@@ -146,7 +146,7 @@ class Keeper:
                 received = fd_messages.receive(self._control)
                 if received is None:
                     return
-                self._set_rules(received[0]["rules"], is_new=False)
+                self._set_filter(received[0]["rules"])
                 self._change_routes(received[0]["rules"])
 
     def close(self) -> None:
@@ -162,11 +162,8 @@ class Keeper:
             with contextlib.suppress(OSError):  # then nothing answers them, and they run out
                 tap.destroy_connections()
 
-    def _set_rules(self, rules: Sequence[nftables.Rule], *, is_new: bool) -> None:
-        try:
-            nftables.set_filter(rules, [link.resolver for link in self._links], is_new=is_new)
-        except FileExistsError:  # a former keeper of this network was killed
-            nftables.set_filter(rules, [link.resolver for link in self._links], is_new=False)
+    def _set_filter(self, rules: Sequence[nftables.Rule]) -> None:
+        nftables.set_filter(rules, [link.resolver for link in self._links])
 
     def _change_routes(self, rules: Sequence[nftables.Rule]) -> None:
         assert self._index is not None

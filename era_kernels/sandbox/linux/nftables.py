@@ -46,17 +46,16 @@ def family_of(address: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in address else socket.AF_INET
 
 
-def set_filter(rules: Sequence[Rule], resolvers: Sequence[str], *, is_new: bool) -> None:
+def set_filter(rules: Sequence[Rule], resolvers: Sequence[str]) -> None:
     """Lets TCP and UDP leave as the first matching rule says, and nothing else at all.
 
     UDP to port 53 of `resolvers` may leave, too, and all that stays on the loopback. The change is
-    one step: no packet meets half a filter. Raises OSError.
+    one step: no packet meets half a filter. A former filter of the namespace is replaced: Linux
+    takes a table and a chain that are there for the new ones, with the rules that they have, and
+    the first rules decide. Raises OSError.
     """
-    messages = [_batch(_BATCH_BEGIN)]
-    if is_new:
-        messages += [_table(), _chain()]
-    else:
-        messages.append(_message(_DELETE_RULE, attribute(1, TABLE) + attribute(2, CHAIN)))
+    former_rules = _message(_DELETE_RULE, attribute(1, TABLE) + attribute(2, CHAIN))
+    messages = [_batch(_BATCH_BEGIN), _table(), _chain(), former_rules]
     messages.append(_rule(_load_meta(_OIF), _equals(_LOOPBACK), _verdict(_ACCEPT)))
     for address in resolvers:
         match = (*_leads_to(address, 8 * len(_packed(address))), *_is_protocol(socket.IPPROTO_UDP))
