@@ -143,7 +143,10 @@ def try_switching(client: Client, pid: int) -> None:
     ends = session.run("print(json.dumps([wait_for_end(held), wait_for_end(by_proxy)]))")
     report("established", {"ends": json.loads(ends["stdout"]), "pasta": len(find_pasta(pid))})
     report("off again", try_all(session))
+    net.add_address("45.33.32.78")
     patch(session, allowInternetAccess=True)
+    answers = attempt(session, [(way, "45.33.32.78") for way in PACKET_WAYS])
+    report("an address of the host that came while it was off", {"answers": answers})
     few = patch(session, allow_hosts=["world.example"])
     asked = [("tcp", net.PUBLIC), ("by_name", "world.example"), ("proxy", "world.example"),
              ("proxy", net.PUBLIC)]  # fmt: skip

@@ -94,6 +94,12 @@ def test_new_address_of_the_host() -> None:
     assert results()["an address after the keeper's death"]["refused"]
 
 
+def test_new_address_of_the_host_while_off() -> None:
+    """One that it gets while a session has no access is refused once the session has it again."""
+    answers = results()["an address of the host that came while it was off"]["answers"]
+    assert "host" not in answers, answers
+
+
 def test_established_connections_end() -> None:
     """Switched off, connections by packets and by the proxy end at once, and pasta with them."""
     found = results()["established"]

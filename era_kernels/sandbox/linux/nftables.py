@@ -49,10 +49,10 @@ def family_of(address: str) -> socket.AddressFamily:
 def set_filter(rules: Sequence[Rule], resolvers: Sequence[str]) -> None:
     """Lets TCP and UDP leave as the first matching rule says, and nothing else at all.
 
-    Replaces the rules that were there.
-
     UDP to port 53 of `resolvers` may leave, too, and all that stays on the loopback. The change is
-    one step: no packet meets half a filter. Raises OSError.
+    one step: no packet meets half a filter. A former filter of the namespace is replaced: Linux
+    takes a table and a chain that are there for the new ones, with the rules that they have, and
+    the first rules decide. Raises OSError.
     """
     all_rules = attribute(1, TABLE) + attribute(2, CHAIN)
     messages = [_batch(_BATCH_BEGIN), _table(), _chain(), _message(_DELETE_RULE, all_rules)]

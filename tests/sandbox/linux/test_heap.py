@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
 
 from era_kernels.sandbox.linux.heap import HeapTrimmer, find_trim, resident_bytes
