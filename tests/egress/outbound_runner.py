@@ -196,8 +196,8 @@ def try_deaths(client: Client, pid: int) -> None:
         ends = session.run("print(json.dumps(wait_for_end(held)))")["stdout"]
         session.run(f"held = hold('{net.PUBLIC}')[0]")
         report(f"{victim} killed", {"gone": gone, "again": again, "end": json.loads(ends)})
-    net.add_address("45.33.32.78")  # the filter is not that of the keeper that was killed
-    refused = comes_true(lambda: attempt(session, [("tcp", "45.33.32.78")]) != ["host"], 5)
+    net.add_address("45.33.32.79")  # the filter is not that of the keeper that was killed
+    refused = comes_true(lambda: attempt(session, [("tcp", "45.33.32.79")]) != ["host"], 5)
     report("an address after the keeper's death", {"refused": refused})
     session.delete()
     left = [one.pid for one in find_pasta(pid)]

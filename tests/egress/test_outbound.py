@@ -35,12 +35,19 @@ pytestmark = pytest.mark.timeout(300)
 
 
 @cache
+def run() -> subprocess.CompletedProcess[str]:
+    """Runs the runner, once for all tests, also where it fails or takes too long."""
+    runner = [sys.executable, "-m", "tests.egress.outbound_runner"]
+    return subprocess.run(
+        ["timeout", "--kill-after=20", "270", *runner],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+@cache
 def results() -> dict[str, dict[str, Any]]:
     """What the runner found, by the names of its groups."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.egress.outbound_runner"],
-        cwd=ROOT, capture_output=True, text=True, timeout=280, check=False,
-    )  # fmt: skip
+    done = run()
     assert done.returncode == 0, done.stdout + done.stderr
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     return {line["name"]: line["results"] for line in lines}
