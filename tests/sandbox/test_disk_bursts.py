@@ -177,6 +177,34 @@ async def test_harmless(program: str) -> None:
         assert (ending.reason, out) == (None, "done\nalive\n")
 
 
+# Of each file only a call has a descriptor that waits until there is room in a socket.
+HELD_BY_CALLS = """
+import fcntl, threading
+def wait(end, file):
+    try: socket.send_fds(end, [b'x'], [file])
+    except OSError: pass
+ends, threads = [], []
+for n in range(20):
+    first = unlinked('f'); fill(first, 8)
+    file = fcntl.fcntl(first, fcntl.F_DUPFD, 100 + n); os.close(first)  # a number used once
+    one, other = socket.socketpair(); ends.append(other); one.setblocking(False)
+    try:
+        while True: one.send(data[:4096])
+    except BlockingIOError: one.setblocking(True)
+    threads.append(threading.Thread(target=wait, args=(one, file), daemon=True))
+    threads[-1].start()
+    time.sleep(0.1); os.close(file); time.sleep(0.5)
+print(8 * sum(thread.is_alive() for thread in threads), flush=True); os._exit(0)
+"""
+
+
+async def test_files_that_calls_hold() -> None:
+    """Nobody sees them, but a call that is made to stand still lets go of them."""
+    async with bounded_sandbox() as sandbox:
+        _, _, out = await run_burst(sandbox, HELD_BY_CALLS)
+        assert int(out) <= BOUND // MIB, out
+
+
 async def burst_in_large_tree(count: int, bound: int) -> tuple[str | None, int]:
     """A burst in a workspace of many files: the cause of the end, and how far past the bound."""
     async with isolated_sandboxes() as (sandboxes, make_paths):

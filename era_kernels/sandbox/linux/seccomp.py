@@ -100,6 +100,16 @@ UNUSED_TYPES = (socket.SOCK_SEQPACKET, socket.SOCK_RDM, SOCK_DCCP)
 IPPROTO_DCCP, IPPROTO_L2TP, IPPROTO_SMC = 33, 115, 256
 UNUSED_PROTOCOLS = (IPPROTO_DCCP, IPPROTO_L2TP, socket.IPPROTO_SCTP, IPPROTO_SMC)
 PR_SCHED_CORE = 62  # has a core's other threads stand still while the caller runs
+# Programs of BPF that anybody may give to Linux: filters of sockets and of system calls. Linux
+# turns them into machine code, which no control group counts and which is bounded for the whole
+# host (net.core.bpf_jit_limit). Past that bound no init could load its filter any more.
+SO_ATTACH_FILTER, SO_ATTACH_BPF = 26, 50
+SO_ATTACH_REUSEPORT_CBPF, SO_ATTACH_REUSEPORT_EBPF = 51, 52
+SOCKET_PROGRAMS = (
+    SO_ATTACH_FILTER, SO_ATTACH_BPF, SO_ATTACH_REUSEPORT_CBPF, SO_ATTACH_REUSEPORT_EBPF,
+)  # fmt: skip
+PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 22, 2
+SECCOMP_SET_MODE_FILTER = 1  # of seccomp(2)
 INIT = 1  # the init's pid in a namespace of its own
 # A whole register for a C int: Linux ignores its upper half, so no rule may look at it.
 _INT = 0xFFFFFFFF
@@ -182,6 +192,7 @@ class _FilterBuilder:
             self._deny_reserving()
             self._deny("personality", errno.EPERM, (0, _NE, _PERSONALITY_QUERY, 0))
             self._deny("prctl", errno.EINVAL, (0, _MASKED_EQ, _INT, PR_SCHED_CORE))
+            self._deny_programs()
             self._deny_influence(has_namespaces)
             families = INTERNET_FAMILIES if has_namespaces else ()
             self._deny_families((socket.AF_UNIX, *families, AF_NETLINK))
@@ -219,6 +230,15 @@ class _FilterBuilder:
         self._deny("file_setattr", number)  # as FSSETXATTR
         for request in (*RESERVING_IOCTLS, *BTRFS_IOCTLS):
             self._deny("ioctl", number, (1, _MASKED_EQ, _IOCTL_NUMBER, request))
+
+    def _deny_programs(self) -> None:
+        """Denies programs of BPF, as a Linux does that was built without them."""
+        for option in SOCKET_PROGRAMS:
+            level = (1, _MASKED_EQ, _INT, socket.SOL_SOCKET)
+            self._deny("setsockopt", errno.ENOPROTOOPT, level, (2, _MASKED_EQ, _INT, option))
+        self._deny("seccomp", errno.EINVAL, (0, _MASKED_EQ, _INT, SECCOMP_SET_MODE_FILTER))
+        mode = (1, _EQ, SECCOMP_MODE_FILTER, 0)
+        self._deny("prctl", errno.EINVAL, (0, _MASKED_EQ, _INT, PR_SET_SECCOMP), mode)
 
     def _deny_families(self, allowed: tuple[int, ...]) -> None:
         """Denies all socket families but these, and all of netlink but NETLINK_ROUTE.

@@ -79,7 +79,7 @@ class DiskMeasurement:
             processes = yield from self._stop()
         elif not is_first:  # else its code has just begun: what it has written counts as grown
             processes = self._find_code()
-        self.session.begin_measurement(self._taken())
+        self.session.begin_measurement(self._taken(), is_still=self.is_still)
         began = self._seconds
         nameless = NamelessFiles()
         pids = [one.pid for one in processes]

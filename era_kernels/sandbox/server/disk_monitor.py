@@ -124,7 +124,7 @@ class DiskMonitor:
         session.devices = self.space.add(directories)
         session.workspace_device = next(iter(self.space.add(session.quotas[0].roots)), 0)
         self.space.look()
-        session.begin_measurement(self.space.taken)
+        session.begin_measurement(self.space.taken, is_still=True)  # no code has run yet
         self._next_look = min(self._next_look, time.monotonic() + REST_LOOK)
 
     def _look_at_sessions(self, sessions: Sequence[SessionDisk], shrunk: int, now: float) -> None:
@@ -158,7 +158,10 @@ class DiskMonitor:
         running = self._measurements.get(session)
         is_suspect = session.grown >= session.max_growth
         taken = session.taken_since_measurement(self.space.taken)
-        is_still = is_suspect and taken >= session.max_growth // 2
+        is_still = (
+            session.grown_unseen >= session.max_growth
+            and session.taken_unseen(self.space.taken) >= session.max_growth // 2
+        )
         # What others write, into pipes or over what is there, seems to explain what this one takes
         # by processes that nobody has seen.
         is_doubtful = is_suspect or (session.growth.was_active and taken >= session.max_growth)

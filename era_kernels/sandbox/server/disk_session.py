@@ -126,6 +126,7 @@ class SessionDisk:
         self.pending_measurements = 1  # at rest
         self._at_start: dict[str, int] = {}  # bytes of each quota when the session began
         self._at_measurement = (0, 0)  # growth and the disk's `taken` when it was measured last
+        self._at_standstill = (0, 0)  # the same, when it stood still meanwhile
         self._when_all_was_seen = (0, 0)  # growth, and what was found
 
     @property
@@ -166,6 +167,19 @@ class SessionDisk:
         """The bytes by which the session may have grown since it was measured."""
         return self.growth.total - self._at_measurement[0]
 
+    @property
+    def grown_unseen(self) -> int:
+        """The bytes by which it may have grown since it was measured while it stood still.
+
+        A call that waits, as sendmsg(2) does for room in a socket, holds files that nobody sees; a
+        process that is stopped comes out of it, and lets go of them.
+        """
+        return self.growth.total - self._at_standstill[0]
+
+    def taken_unseen(self, taken: int) -> int:
+        """Returns how much of the disk anybody took since then; `taken` is what it was in all."""
+        return taken - self._at_standstill[1]
+
     def taken_since_measurement(self, taken: int) -> int:
         """Returns how much of the disk anybody took since then; `taken` is what it was in all."""
         return taken - self._at_measurement[1]
@@ -181,9 +195,11 @@ class SessionDisk:
         grown, size = self._when_all_was_seen
         return max(found, size + self.growth.total - grown)
 
-    def begin_measurement(self, taken: int) -> None:
+    def begin_measurement(self, taken: int, *, is_still: bool) -> None:
         """Notes that what comes from here on is not among what is being measured."""
         self._at_measurement = self.growth.total, taken
+        if is_still:
+            self._at_standstill = self._at_measurement
         self.growth.was_active = False
 
     def measured_now(self, total: int, headroom: int, seconds: float) -> Measured:

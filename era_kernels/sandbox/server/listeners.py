@@ -26,6 +26,7 @@ from era_kernels.errors import KernelStartFailed
 from era_kernels.models import SessionListener
 from era_kernels.sandbox.server.control_channel import ChannelClosed, ChannelError, ControlChannel
 from era_kernels.sandbox.server.process_tree import read_stat
+from era_kernels.sandbox.server.unix_sockets import refuse_descriptors
 
 BACKLOG = 1024  # connections that wait to be accepted
 _CREDENTIALS = struct.Struct("3i")  # pid, uid, gid: unix(7), SO_PEERCRED
@@ -114,7 +115,10 @@ class ChannelListeners:
 
 
 def _listen_at(path: Path, gid: int | None) -> socket.socket:
-    """Returns a socket that does not block; nothing is left of it when this raises OSError."""
+    """Returns a socket that does not block, and takes no descriptors where Linux can refuse them.
+
+    Nothing is left of it when this raises OSError.
+    """
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
         listening.bind(os.fspath(path))
@@ -125,6 +129,7 @@ def _listen_at(path: Path, gid: int | None) -> socket.socket:
         if gid is not None:
             os.chown(path, -1, gid)
         path.chmod(0o600 if gid is None else 0o660)
+        refuse_descriptors(listening)
         listening.listen(BACKLOG)
     except OSError:
         listening.close()

@@ -24,6 +24,7 @@ from era_kernels.sandbox.init.spec import IsolationKind, SandboxSpec
 from era_kernels.sandbox.linux import landlock, seccomp
 from era_kernels.sandbox.server.cgroups import CgroupTree
 from era_kernels.sandbox.server.uids import is_traversable
+from era_kernels.sandbox.server.unix_sockets import can_refuse_descriptors
 
 INNER_RUNTIME = Path("/run/kernel")  # in the sandbox
 INNER_MOUNTS = "/mnt"  # in the sandbox
@@ -285,12 +286,14 @@ def _notes(spec: SandboxSpec) -> Iterator[str]:
 
 
 def _landlock_notes(version: int) -> Iterator[str]:
-    """Yields what this version of Landlock cannot deny where it stands alone."""
+    """Yields what this Linux, by its version of Landlock, cannot deny without namespaces."""
     if version < landlock.TRUNCATE_SINCE:
         yield "files: what the server's user owns can be cut short (Linux 6.2 denies it)"
     if version < landlock.SCOPES_SINCE:
         yield "sockets: abstract ones of the host can be reached (Linux 6.12 denies it)"
         yield "processes: those of the session's user can be signalled (Linux 6.12 denies it)"
+    if not can_refuse_descriptors():
+        yield "limits: files that code leaves in the server's sockets are not counted (before 6.16)"
 
 
 def _seccomp_program(

@@ -1,4 +1,8 @@
-"""Connects to unix sockets of a session, in a directory where its code can put any file."""
+"""Connects to unix sockets of a session, in a directory where its code can put any file.
+
+Code that sends the server a descriptor would keep a file by it that no process of its session has,
+so that nobody counts it: until the message is read, which may be never where the server is busy.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +11,30 @@ import os
 import socket
 import stat
 import struct
+from contextlib import suppress
 from pathlib import Path
 
 _CREDENTIALS = struct.Struct("3i")  # pid, uid, gid: unix(7), SO_PEERCRED
+_SO_PASSRIGHTS = 83  # asm-generic/socket.h, since Linux 6.16; Python has no name for it
+
+
+def can_refuse_descriptors() -> bool:
+    """Returns whether this Linux can have a unix socket refuse descriptors."""
+    with socket.socket(socket.AF_UNIX) as any_socket:
+        try:
+            any_socket.getsockopt(socket.SOL_SOCKET, _SO_PASSRIGHTS)
+        except OSError:
+            return False
+    return True
+
+
+def refuse_descriptors(one: socket.socket) -> None:
+    """Has whoever sends a descriptor get EPERM, as far as this Linux can do that.
+
+    It holds for the connections of a listening socket, too, before they are accepted.
+    """
+    with suppress(OSError):  # ENOPROTOOPT: `can_refuse_descriptors` tells
+        one.setsockopt(socket.SOL_SOCKET, _SO_PASSRIGHTS, 0)
 
 
 def connect(path: Path) -> socket.socket:
@@ -27,6 +52,7 @@ def connect(path: Path) -> socket.socket:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             connection.setblocking(False)
+            refuse_descriptors(connection)
             # The socket that was checked, also when its name is another file's by now.
             connection.connect(f"/proc/self/fd/{path_fd}")
             if _peer_uid(connection) != path.parent.stat().st_uid:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import socket
+import struct
 from typing import Any
 
 Host = dict[str, Any]
@@ -15,6 +17,7 @@ NUMBERS = {
     "clone": 56 if X86 else 220,
     "bpf": 321 if X86 else 280,
     "perf_event_open": 298 if X86 else 241,
+    "seccomp": 317 if X86 else 277,
     "add_key": 248 if X86 else 217,
     "keyctl": 250 if X86 else 219,
     "userfaultfd": 323 if X86 else 282,
@@ -103,6 +106,23 @@ def ebpf(host: Host) -> object:
     """Load a program into the kernel."""
     attributes = (ctypes.c_uint32 * 32)(2, 4, 8, 1)
     return _call("bpf", 0, ctypes.byref(attributes), 128)
+
+
+def socket_filter(host: Host) -> object:
+    """Give a socket a program, whose machine code uses up a bound of the whole host."""
+    instructions = ctypes.create_string_buffer(struct.pack("HBBI", 6, 0, 0, 0))
+    program = struct.pack("HxxxxxxQ", 1, ctypes.addressof(instructions))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as one:
+        one.setsockopt(socket.SOL_SOCKET, 26, program)  # SO_ATTACH_FILTER
+    return "attached"
+
+
+def call_filter(host: Host) -> object:
+    """Do so by a filter of system calls, which a descriptor keeps when its thread has ended."""
+    instructions = ctypes.create_string_buffer(struct.pack("HBBI", 6, 0, 0, 0x7FFF0000))
+    program = struct.pack("HxxxxxxQ", 1, ctypes.addressof(instructions))
+    libc.prctl(38, *(ctypes.c_ulong(value) for value in (1, 0, 0, 0)))  # PR_SET_NO_NEW_PRIVS
+    return _call("seccomp", 1, 8, program)
 
 
 def perf(host: Host) -> object:

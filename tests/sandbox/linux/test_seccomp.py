@@ -35,7 +35,7 @@ NUMBERS = {
         ("semget", 64, 190), ("semctl", 66, 191), ("msgget", 68, 186), ("msgctl", 71, 187),
         ("mq_open", 240, 180), ("mq_unlink", 241, 181), ("socket", 41, 198),
         ("socketpair", 53, 199), ("io_setup", 206, 0), ("vmsplice", 278, 75),
-        ("prctl", 157, 167), ("ioctl", 16, 29),
+        ("prctl", 157, 167), ("ioctl", 16, 29), ("setsockopt", 54, 208), ("seccomp", 317, 277),
         *((n, k, k) for n, k in
         seccomp.NEW_SYSCALLS.items()),
     )
@@ -103,6 +103,16 @@ CASES: list[tuple[str, tuple[object, ...], int | None, int | None]] = [
     ("prctl", (62, 0, 0, 0, 0), errno.EINVAL, errno.EINVAL),
     ("prctl", (ALIAS + 62, 1, 0, 0, 0), errno.EINVAL, errno.EINVAL),
     ("prctl", (3, 0, 0, 0, 0), ALLOWED, ALLOWED),  # PR_GET_DUMPABLE
+    *(("setsockopt", (0, level, option, 0, 0), errno.ENOPROTOOPT, errno.ENOPROTOOPT)
+      for level in (1, ALIAS + 1) for option in (26, 50, 51, 52, ALIAS + 26)),
+    # SO_SNDBUF, SO_DETACH_FILTER, and 26 of another level
+    *(("setsockopt", (0, *which, 0, 0), ALLOWED, ALLOWED) for which in ((1, 7), (1, 27), (41, 26))),
+    *(("seccomp", (action, flags, 0), errno.EINVAL, errno.EINVAL)
+      for action in (1, ALIAS + 1) for flags in (0, 8)),
+    ("seccomp", (2, 0, 0), ALLOWED, ALLOWED),  # SECCOMP_GET_ACTION_AVAIL
+    ("prctl", (22, 2, 0, 0, 0), errno.EINVAL, errno.EINVAL),
+    ("prctl", (ALIAS + 22, 2, 0, 0, 0), errno.EINVAL, errno.EINVAL),
+    ("prctl", (21, 0, 0, 0, 0), ALLOWED, ALLOWED),  # PR_GET_SECCOMP
     *(("socketpair", (family, 1, 0, 0), NO_FAMILY, NO_FAMILY)
       for family in (2, 10, 16, 17, 29, 30, 38, 40, ALIAS + 30)),
     ("socketpair", (1, 1, 0, 0), ALLOWED, ALLOWED),

@@ -94,9 +94,12 @@ def test_when_it_is_measured(tmp_path: Path, measured: Measured | None, expected
 
 
 def test_what_is_measured_is_not_counted_again(tmp_path: Path) -> None:
-    """Growth counts from the last measurement on."""
+    """Growth counts from the last measurement on; unseen is all since the last standstill."""
     session = SessionDisk(1, workspace_quotas(tmp_path, [], 64 * MIB))
     session.growth.add(10 * MIB, 1)
-    session.begin_measurement(taken=50)
+    session.begin_measurement(taken=50, is_still=True)
     session.growth.add(MIB, 2)
-    assert (session.grown, session.taken_since_measurement(60)) == (MIB, 10)
+    session.begin_measurement(taken=60, is_still=False)
+    session.growth.add(MIB, 3)
+    assert (session.grown, session.taken_since_measurement(65)) == (MIB, 5)
+    assert (session.grown_unseen, session.taken_unseen(65)) == (2 * MIB, 15)

@@ -12,7 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from era_kernels.sandbox.server.listeners import ChannelListeners, is_from_sandbox
+from era_kernels.sandbox.server.listeners import (
+    ChannelListeners,
+    is_from_sandbox,
+    listen_on_unix_socket,
+)
+from era_kernels.sandbox.server.unix_sockets import can_refuse_descriptors
 from tests.sandbox.sandboxes import short_directory
 from tests.waiting import wait_until
 
@@ -130,3 +135,24 @@ def test_a_process_that_has_ended(place: Path) -> None:
             assert wait_until(lambda: member.poll() is not None)
             assert not is_from_sandbox(member.pid, connection)
             assert not is_from_sandbox(os.getpid(), connection)
+
+
+@pytest.mark.skipif(not can_refuse_descriptors(), reason="Linux before 6.16 takes descriptors")
+@pytest.mark.parametrize("what", ["storage", "kernel"])
+def test_no_descriptor_is_taken(place: Path, what: str) -> None:
+    """A file would live on in a socket of the server's, where nobody counts it for its session."""
+    if what == "storage":
+        listener = listen_on_unix_socket(place, None, os.getpid()).socket
+        close = listener.close
+    else:
+        listeners = ChannelListeners({"iopub": place}, None, os.getpid())
+        listener, close = listeners._listening["iopub"], listeners.close
+    with connect(place) as waiting, Path(os.devnull).open("rb") as file:
+        with pytest.raises(PermissionError):  # before the connection is accepted
+            socket.send_fds(waiting, [b"x"], [file.fileno()])
+        with listener.accept()[0] as accepted:
+            with pytest.raises(PermissionError):
+                socket.send_fds(waiting, [b"x"], [file.fileno()])
+            waiting.send(b"x")
+            assert accepted.recv(2) == b"x"
+    close()

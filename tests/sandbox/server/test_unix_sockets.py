@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from era_kernels.sandbox.server.unix_sockets import connect
+from era_kernels.sandbox.server.unix_sockets import can_refuse_descriptors, connect
 
 
 @contextmanager
@@ -30,6 +30,19 @@ def test_a_socket_is_connected_to(tmp_path: Path) -> None:
             assert not mine.getblocking()
             other.sendall(b"x")
             assert mine.recv(1) == b"x"
+
+
+@pytest.mark.skipif(not can_refuse_descriptors(), reason="Linux before 6.16 takes descriptors")
+def test_no_descriptor_is_taken(tmp_path: Path) -> None:
+    """A file would live on in the server's socket, where nobody counts it for its session."""
+    with (
+        listening(tmp_path / "s") as listener,
+        connect(tmp_path / "s"),
+        listener.accept()[0] as other,
+        Path(os.devnull).open("rb") as file,
+        pytest.raises(PermissionError),
+    ):
+        socket.send_fds(other, [b"x"], [file.fileno()])
 
 
 def test_what_may_come_later(tmp_path: Path) -> None:
