@@ -71,6 +71,7 @@ class DiskGrowth:
         self.written = 0  # bytes that the processes wrote, as `read_written` counts them
         self._activity: Activity | None = None
         self._counts: dict[tuple[int, int], tuple[int, int]] = {}  # by pid and start time
+        self._at_standstill = (0, 0)  # the total, and the disk's `taken`, when all stood still
         self._last_look = 0.0
         self._looks: deque[tuple[float, int]] = deque()  # when, and the total then
 
@@ -105,6 +106,19 @@ class DiskGrowth:
         while len(self._looks) > 1 and self._looks[1][0] <= now - WINDOW_SECONDS:
             self._looks.popleft()
 
+    def note_standstill(self, taken: int) -> None:
+        """Notes that the session is measured while it stands still; `taken` as `DiskSpace` has it.
+
+        A call that waits, as sendmsg(2) does for room in a socket, holds files that nobody sees; a
+        process that is stopped comes out of it, and lets go of them.
+        """
+        self._at_standstill = self.total, taken
+
+    def is_unseen(self, size: int, taken: int) -> bool:
+        """Returns whether so many bytes may have been added since then, and be held by calls."""
+        total_then, taken_then = self._at_standstill
+        return self.total - total_then >= size and taken - taken_then >= size // 2
+
     @property
     def total_before(self) -> int:
         """What `total` was some WINDOW_SECONDS before the last look."""
@@ -126,7 +140,6 @@ class SessionDisk:
         self.pending_measurements = 1  # at rest
         self._at_start: dict[str, int] = {}  # bytes of each quota when the session began
         self._at_measurement = (0, 0)  # growth and the disk's `taken` when it was measured last
-        self._at_standstill = (0, 0)  # the same, when it stood still meanwhile
         self._when_all_was_seen = (0, 0)  # growth, and what was found
 
     @property
@@ -167,19 +180,6 @@ class SessionDisk:
         """The bytes by which the session may have grown since it was measured."""
         return self.growth.total - self._at_measurement[0]
 
-    @property
-    def grown_unseen(self) -> int:
-        """The bytes by which it may have grown since it was measured while it stood still.
-
-        A call that waits, as sendmsg(2) does for room in a socket, holds files that nobody sees; a
-        process that is stopped comes out of it, and lets go of them.
-        """
-        return self.growth.total - self._at_standstill[0]
-
-    def taken_unseen(self, taken: int) -> int:
-        """Returns how much of the disk anybody took since then; `taken` is what it was in all."""
-        return taken - self._at_standstill[1]
-
     def taken_since_measurement(self, taken: int) -> int:
         """Returns how much of the disk anybody took since then; `taken` is what it was in all."""
         return taken - self._at_measurement[1]
@@ -199,7 +199,7 @@ class SessionDisk:
         """Notes that what comes from here on is not among what is being measured."""
         self._at_measurement = self.growth.total, taken
         if is_still:
-            self._at_standstill = self._at_measurement
+            self.growth.note_standstill(taken)
         self.growth.was_active = False
 
     def measured_now(self, total: int, headroom: int, seconds: float) -> Measured:
