@@ -17,6 +17,7 @@ from era_kernels.sandbox.server.process_tree import read_proc_file
 
 _BLOCK = 512
 _DELETED = b" (deleted)"  # at the end of a path in maps
+_EXEC_CALLS = (b"59", b"322") if os.uname().machine == "x86_64" else (b"221", b"281")
 _IN_FLIGHT = b"scm_fds:"  # in fdinfo of a unix socket: descriptors sent to it and not yet taken
 
 
@@ -44,8 +45,8 @@ class NamelessFiles:
         """Adds what the processes hold on these devices, in steps, one for each thread (blocking).
 
         `max_bytes`: when more is found, the rest does not matter. Some may be hidden when a process
-        does not let itself be looked into (PR_SET_DUMPABLE), and when descriptors are on their way
-        through a socket.
+        does not let itself be looked into (PR_SET_DUMPABLE), when descriptors are on their way
+        through a socket, and when a thread is about to become another program.
         """
         for pid in pids:
             try:
@@ -53,11 +54,24 @@ class NamelessFiles:
             except OSError:  # it has ended
                 continue
             _add_mapped(pid, threads, devices, self)
+            self.hides_files |= len(threads) > 1 and _is_in_exec(pid, threads)
             for thread in threads:
                 _add_held(f"/proc/{pid}/task/{thread}", devices, self)
                 yield
                 if self.total > max_bytes:
                     return
+
+
+def _is_in_exec(pid: int, threads: Collection[str]) -> bool:
+    """Returns whether a thread of this process, which has several, is in a call of execve(2).
+
+    Until all others have ended it holds its program by no descriptor, and cannot be stopped: for
+    ever, where a tracer keeps another from ending (PTRACE_O_TRACEEXIT).
+    """
+    return any(
+        read_proc_file(f"/proc/{pid}/task/{thread}/syscall").split(b" ", 1)[0] in _EXEC_CALLS
+        for thread in threads
+    )
 
 
 def _add_held(process: str, devices: Collection[int], found: NamelessFiles) -> None:

@@ -158,8 +158,7 @@ class DiskMonitor:
         running = self._measurements.get(session)
         is_suspect = session.grown >= session.max_growth
         taken = session.taken_since_measurement(self.space.taken)
-        grown_unseen, taken_unseen = session.growth.since_standstill(self.space.taken)
-        is_still = grown_unseen >= session.max_growth and taken_unseen >= session.max_growth // 2
+        is_still = session.growth.is_unseen(session.max_growth, self.space.taken)
         # What others write, into pipes or over what is there, seems to explain what this one takes
         # by processes that nobody has seen.
         is_doubtful = is_suspect or (session.growth.was_active and taken >= session.max_growth)

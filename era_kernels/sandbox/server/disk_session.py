@@ -71,9 +71,9 @@ class DiskGrowth:
         self.written = 0  # bytes that the processes wrote, as `read_written` counts them
         self._activity: Activity | None = None
         self._counts: dict[tuple[int, int], tuple[int, int]] = {}  # by pid and start time
+        self._at_standstill = (0, 0)  # the total, and the disk's `taken`, when all stood still
         self._last_look = 0.0
         self._looks: deque[tuple[float, int]] = deque()  # when, and the total then
-        self._at_standstill = (0, 0)  # the total, and the disk's `taken`
 
     def read_written(self, processes: Collection[ProcStat]) -> int | None:
         """Returns how much the processes wrote since the last call; None when they did nothing.
@@ -107,17 +107,17 @@ class DiskGrowth:
             self._looks.popleft()
 
     def note_standstill(self, taken: int) -> None:
-        """Notes that the session stands still and is measured; `taken` is of the disk, by all."""
-        self._at_standstill = self.total, taken
-
-    def since_standstill(self, taken: int) -> tuple[int, int]:
-        """Returns by how much session and disk may have grown since it was measured standing still.
+        """Notes that the session is measured while it stands still; `taken` as `DiskSpace` has it.
 
         A call that waits, as sendmsg(2) does for room in a socket, holds files that nobody sees; a
         process that is stopped comes out of it, and lets go of them.
         """
-        total, former = self._at_standstill
-        return self.total - total, taken - former
+        self._at_standstill = self.total, taken
+
+    def is_unseen(self, size: int, taken: int) -> bool:
+        """Returns whether so many bytes may have been added since then, and be held by calls."""
+        total_then, taken_then = self._at_standstill
+        return self.total - total_then >= size and taken - taken_then >= size // 2
 
     @property
     def total_before(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import os
 import signal
@@ -181,3 +182,37 @@ def _as_ordinary_user(body: Callable[[], bool]) -> int:
         finally:
             os._exit(status)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+EXECUTING = """
+import os, sys, threading, time
+threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
+print(os.getpid(), *set(os.listdir("/proc/self/task")) - {str(os.getpid())}, flush=True)
+input()
+os.execv("/bin/true", ["true"])
+"""
+PTRACE_SEIZE, PTRACE_O_TRACEEXIT = 0x4206, 0x40
+WALL = 0x40000000  # waitpid(2): threads that one traces, too
+
+
+def test_waiting_exec(tmp_path: Path) -> None:
+    """A program that is to be executed is held by no descriptor until all other threads ended."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    command = [sys.executable, "-c", EXECUTING]
+    other = None
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            pid, other = map(int, process.stdout.readline().split())
+            assert find(tmp_path, pid).is_all
+            options = ctypes.c_ulong(PTRACE_O_TRACEEXIT)
+            assert libc.ptrace(PTRACE_SEIZE, other, ctypes.c_ulong(0), options) == 0
+            process.stdin.write(b"\n")
+            process.stdin.flush()
+            assert wait_until(lambda: not find(tmp_path, pid).is_all)
+        finally:
+            process.kill()
+            if other is not None:
+                while os.WIFSTOPPED(os.waitpid(other, WALL)[1]):
+                    pass

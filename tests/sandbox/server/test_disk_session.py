@@ -102,4 +102,6 @@ def test_what_is_measured_is_not_counted_again(tmp_path: Path) -> None:
     session.begin_measurement(taken=60, is_still=False)
     session.growth.add(MIB, 3)
     assert (session.grown, session.taken_since_measurement(65)) == (MIB, 5)
-    assert session.growth.since_standstill(65) == (2 * MIB, 15)
+    assert session.growth.is_unseen(2 * MIB, 50 + MIB)
+    assert not session.growth.is_unseen(2 * MIB + 2, 50 + MIB)
+    assert not session.growth.is_unseen(2 * MIB, 49 + MIB)
