@@ -18,7 +18,7 @@ from hmac import compare_digest
 from pathlib import Path
 from typing import Any, Literal
 
-from jupyter_client._version import protocol_version
+from jupyter_client import protocol_version
 from jupyter_client.session import DELIM
 
 from era_kernels.concurrency.cooperative import Stepwise
