@@ -15,6 +15,7 @@ from era_kernels.errors import ExecutionNotFound, StorageFailed
 from era_kernels.models import Event, Execution, IdempotencyKey, LoggedEvent, now
 from era_kernels.storage import executions_table, log_recovery
 from era_kernels.storage.database import Database
+from era_kernels.storage.execution_rows import ExecutionRows
 from era_kernels.storage.log_format import (
     LineInfo,
     LogHeader,
@@ -127,6 +128,7 @@ class ExecutionStore:
         self._database = database
         self._sessions = sessions
         self._threads = LogThreads()
+        self._rows = ExecutionRows(database)
 
     async def create(
         self,
@@ -147,7 +149,7 @@ class ExecutionStore:
         if idempotency is not None:
             await self._insert_with_key(execution, directory, idempotency, path, file)
         elif is_indexed:
-            self._database.write_soon(partial(executions_table.insert, execution, directory))
+            self._rows.write_soon(execution, directory=directory)
         return ExecutionLog(path, file, LogIndex(header_size), self._threads)
 
     async def _insert_with_key(
@@ -190,8 +192,7 @@ class ExecutionStore:
 
         `on_committed` is called in another thread once the row is durable; it must not raise.
         """
-        size = None if log is None else log.size
-        self._database.write_soon(partial(executions_table.update, execution, size), on_committed)
+        self._rows.write_soon(execution, None if log is None else log.size, on_committed)
 
     async def get(self, session_id: str, execution_id: str) -> Execution:
         """Returns an execution. Raises ExecutionNotFound."""
@@ -230,7 +231,7 @@ class ExecutionStore:
         deleted after this returns.
         """
         work = partial(executions_table.trim, session_id, directory, keep, keep_bytes)
-        self._database.write_soon(work, partial(self._unlink_soon, directory))
+        self._rows.trim_soon(directory, work, partial(self._unlink_soon, directory))
 
     async def close_unfinished(self) -> None:
         """Ends, after a start, the executions that a former server did not finish.

@@ -53,14 +53,19 @@ class Page:
     selected: StatusFilter | None
 
 
-def insert(execution: Execution, directory: str, connection: sqlite3.Connection) -> None:
-    """Inserts an execution unless its session was deleted: a new one may have its id by now."""
+def insert(
+    execution: Execution, directory: str, connection: sqlite3.Connection, size: int | None = None
+) -> None:
+    """Inserts an execution unless its session was deleted: a new one may have its id by now.
+
+    `size` is that of the log in bytes, if known.
+    """
     connection.execute(
         f"INSERT OR IGNORE INTO executions ({_COLUMNS}, directory, size) "
         "SELECT :id, :session_id, :code, :created_at, :status, :started_at, :finished_at, "
-        ":exit_code, :cause, :is_request, :directory, 0 "
+        ":exit_code, :cause, :is_request, :directory, :size "
         "WHERE EXISTS (SELECT 1 FROM sessions WHERE directory = :directory)",
-        {**_to_columns(execution), "directory": directory},
+        {**_to_columns(execution), "directory": directory, "size": size or 0},
     )
 
 

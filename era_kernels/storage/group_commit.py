@@ -14,6 +14,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -101,7 +102,8 @@ class GroupCommitWriter:
     ) -> None:
         """Commits a write with the next batch, or on a full disk when there is room again.
 
-        Any other failure is logged. `on_committed` must not raise.
+        The function may run again after what it did was undone. Any other failure is logged.
+        `on_committed` must not raise.
         """
         self._gather(Write(function, None, on_committed))
         self._soon_queued += 1
@@ -218,16 +220,31 @@ class GroupCommitWriter:
         self._soon_done += 1
 
     def _commit(self, batch: Sequence[Write]) -> list[WriteResult]:
-        """Runs and commits a batch; raises the error that made all of it fail."""
+        """Runs and commits a batch; raises the error that made all of it fail.
+
+        Unawaited writes rarely fail: a batch of them is tried without a savepoint for each, which
+        would be most of its statements.
+        """
+        if all(write.future is None for write in batch):
+            with suppress(Exception):
+                return self._run_transaction(batch, self._run_unprotected)
+        return self._run_transaction(batch, self._run_write)
+
+    def _run_transaction(
+        self, batch: Sequence[Write], run: Callable[[Write], WriteResult]
+    ) -> list[WriteResult]:
         connection = self._connection
         connection.execute("BEGIN IMMEDIATE")
         try:
-            results = [self._run_write(write) for write in batch]
+            results = [run(write) for write in batch]
             connection.execute("COMMIT")
         finally:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
         return results
+
+    def _run_unprotected(self, write: Write) -> WriteResult:
+        return WriteResult(write.function(self._connection))
 
     def _run_write(self, write: Write) -> WriteResult:
         """Runs one write in a savepoint of its own."""
