@@ -95,11 +95,12 @@ def make_application(services: Services, context: HandlerContext) -> Application
     for_files = {"files": services.files, "links": services.links, "proxies": services.proxies}
     document = Document([*routes, *make_served_routes(), *storage_routes])
     routes = [
-        *storage_routes,  # first, for paths are tried in order, and these requests are short
+        # First, for paths are tried in order, and these requests are short.
+        Route("/proxy/{path}", ProxyHandler, for_proxy),
+        Route("/proxy", ProxyHandler, for_proxy),
+        *storage_routes,
         *routes,
         Route("/openapi.json", OpenApiHandler, {"document": document}),
-        Route("/proxy", ProxyHandler, for_proxy),
-        Route("/proxy/{path}", ProxyHandler, for_proxy),
         Route("/link/p{path}", PortLinkHandler, for_links),
         Route("/link/{path}", FileLinkHandler, for_files),
         Route("/", RootHandler),

@@ -6,9 +6,10 @@ import asyncio
 import errno
 import os
 import resource
+import signal
 import socket
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, closing, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from era_kernels.sandbox.server.sandbox import Sandbox
 from era_kernels.sandbox.server.sandboxes import Sandboxes
 from tests.sandbox.sandboxes import count_descriptors, wait_for_lines
 from tests.sandbox.test_listen import new_sandbox, open_tier, program
-from tests.waiting import wait_until
+from tests.waiting import until
 
 # Listens as its arguments say and prints the port: address, backlog, then what it does with
 # connections (none: accept and answer `pong`).
@@ -66,6 +67,12 @@ def tier(request: pytest.FixtureRequest) -> int:
     return int(request.param)
 
 
+@pytest.fixture(autouse=True)
+def short_spares(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A socket that was made ahead is soon closed, so that descriptors can be counted."""
+    monkeypatch.setattr(connections, "SPARE_SECONDS", 0.1)
+
+
 @asynccontextmanager
 async def open_one(tier: int) -> AsyncIterator[tuple[Sandbox, Sandboxes, Path]]:
     async with open_tier(tier) as (sandboxes, base):
@@ -88,12 +95,12 @@ async def receive(connection: socket.socket) -> bytes:
             return await asyncio.get_running_loop().sock_recv(connection, 16)
 
 
-@contextmanager
-def same_descriptors() -> Iterator[None]:
+@asynccontextmanager
+async def same_descriptors() -> AsyncIterator[None]:
     """What happens inside leaves no descriptor open in this process."""
     before = count_descriptors(os.getpid())
     yield
-    assert wait_until(lambda: count_descriptors(os.getpid()) <= before, 5)
+    await until(lambda: count_descriptors(os.getpid()) <= before)
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "0.0.0.0", "::", "::ffff:127.0.0.1"])
@@ -124,7 +131,7 @@ async def test_refused(tier: int, what: str) -> None:
         if what != "bind":
             await process.signal(9)
             await process.ended
-        with same_descriptors():
+        async with same_descriptors():
             for _ in range(20):
                 with pytest.raises(ConnectionRefusedError):
                     await sandbox.connect(1 if what == "nothing" else port)
@@ -135,7 +142,7 @@ async def test_a_full_backlog_delays_nobody(tier: int) -> None:
     async with open_one(tier) as (sandbox, _, _):
         deaf, _ = await start_listener(sandbox, "deaf", backlog=1)
         port, _ = await start_listener(sandbox)
-        with same_descriptors():
+        async with same_descriptors():
             waiting = [asyncio.create_task(sandbox.connect(deaf, 4)) for _ in range(50)]
             await asyncio.sleep(0.2)
             async with asyncio.timeout(3):
@@ -156,7 +163,7 @@ async def test_a_reset_in_the_middle_is_seen(tier: int) -> None:
     """A program that resets each connection gives an error to whoever connects, or who reads."""
     async with open_one(tier) as (sandbox, _, _):
         port, _ = await start_listener(sandbox, "reset")
-        with same_descriptors():
+        async with same_descriptors():
             for _ in range(20):
                 with pytest.raises(ConnectionError):
                     data = await receive(await sandbox.connect(port))
@@ -171,7 +178,7 @@ async def test_ports_of_others_are_not_reached(tier: int) -> None:
         expected = ConnectionRefusedError if tier < 3 else PermissionError
         with socket.create_server(("127.0.0.1", 0)) as host:
             host.setblocking(False)
-            with same_descriptors():
+            async with same_descriptors():
                 for foreign in (port, host.getsockname()[1]):
                     with pytest.raises(expected):
                         await sandbox.connect(foreign)
@@ -213,7 +220,7 @@ async def test_many_at_once(tier: int) -> None:
     count = 50 if tier == UNSANDBOXED_TIER else 300  # there each takes reads of /proc
     async with open_one(tier) as (sandbox, _, _):
         port, _ = await start_listener(sandbox, backlog=1024)
-        with same_descriptors():
+        async with same_descriptors():
             opened = await asyncio.gather(*(sandbox.connect(port, 90) for _ in range(count)))
             assert await asyncio.gather(*map(receive, opened)) == [b"pong"] * count
 
@@ -223,7 +230,7 @@ async def test_whoever_stops_waiting_leaves_nothing(tier: int) -> None:
     async with open_one(tier) as (sandbox, _, _):
         port, _ = await start_listener(sandbox)
         deaf, _ = await start_listener(sandbox, "deaf", backlog=1)
-        with same_descriptors():
+        async with same_descriptors():
             for number in range(40):
                 task = asyncio.create_task(sandbox.connect(deaf if number % 2 else port))
                 await asyncio.sleep(number % 10 * 0.0003)
@@ -256,7 +263,7 @@ async def test_after_the_end(tier: int) -> None:
     """A sandbox that has ended, or ends meanwhile, says so."""
     async with open_one(tier) as (sandbox, _, _):
         deaf, _ = await start_listener(sandbox, "deaf", backlog=0)
-        with same_descriptors():
+        async with same_descriptors():
             waiting = [asyncio.create_task(sandbox.connect(deaf, TIMEOUT)) for _ in range(20)]
             closing_sandbox = asyncio.create_task(sandbox.aclose())
             for one in await asyncio.gather(*waiting, return_exceptions=True):
@@ -298,3 +305,38 @@ async def test_a_socket_never_connects_to_itself() -> None:
         end.connect(end.getsockname())
         with pytest.raises(ConnectionRefusedError):
             await connections._wait_established(end)
+
+
+@pytest.mark.parametrize("tier", [1, 2], indirect=True)
+async def test_a_socket_is_made_ahead(tier: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second connection does not wait for the init; a while later nothing is kept."""
+    monkeypatch.setattr(connections, "SPARE_SECONDS", 1.0)
+    async with open_one(tier) as (sandbox, _, _):
+        port, _ = await start_listener(sandbox)
+        async with same_descriptors():
+            assert await receive(await sandbox.connect(port)) == b"pong"
+            assert sandbox.pid is not None
+            await until(lambda: sandbox._sockets._spare is not None)
+            os.kill(sandbox.pid, signal.SIGSTOP)  # the init
+            try:
+                async with asyncio.timeout(1):
+                    connection = await sandbox.connect(port)
+            finally:
+                os.kill(sandbox.pid, signal.SIGCONT)
+            assert await receive(connection) == b"pong"
+            await until(lambda: sandbox._sockets._spare is None)
+
+
+@pytest.mark.parametrize("tier", [1], indirect=True)
+@pytest.mark.parametrize("moment", range(8))
+async def test_no_socket_outlives_its_sandbox(tier: int, moment: int) -> None:
+    """A socket that was made ahead, or is being made, would keep the network namespace."""
+    async with open_one(tier) as (sandbox, _, _):
+        before = count_descriptors(os.getpid())
+        port, _ = await start_listener(sandbox)
+        (await sandbox.connect(port)).close()
+        await asyncio.sleep(moment * 0.0003)
+        await sandbox.aclose()
+        await asyncio.sleep(0)
+        assert sandbox._sockets._spare is None
+        assert count_descriptors(os.getpid()) < before

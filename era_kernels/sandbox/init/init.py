@@ -9,8 +9,8 @@ init sends it when a process ends, after the reply that named the process.
     ← {"id", "pid"} or {"id", "error", "errno"}     then {"ended": process, "code" or "signal"}
     → {"op": "listen", "id", "port"}                a socket on 127.0.0.1; port 0: any free one
     ← {"id", "port"} + the listening socket, or {"id", "error", "errno"}
-    → {"op": "connect", "id", "port", "address"}    a connection to 127.0.0.1 or ::1, begun
-    ← {"id"} + the socket, or {"id", "error", "errno"}    without waiting until it is there
+    → {"op": "socket", "id", "address"}             one to connect to 127.0.0.1 or ::1 with
+    ← {"id"} + the socket, or {"id", "error", "errno"}
     → {"op": "network", "id"}                       ← {"id"} + the network namespace
     → {"op": "ping", "id"}                          ← {"id"}: whoever stops this process is found
     → {"op": "signal", "process", "signal"}         with an id: ← {"id"}
@@ -124,8 +124,8 @@ class Init:
             return self._spawn(message, descriptors)
         if message["op"] == "listen":
             self._reply_with_socket(message, _listen, LOOPBACK)
-        elif message["op"] == "connect":
-            self._reply_with_socket(message, _connect, message["address"])
+        elif message["op"] == "socket":
+            self._reply_with_socket(message, _leave_unbound, message["address"])
         elif message["op"] == "network":
             self._reply_with_network(message)
         elif message["op"] == "ping":
@@ -152,7 +152,7 @@ class Init:
         try:
             family = socket.AF_INET if address == LOOPBACK else socket.AF_INET6
             with socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as one:
-                reply = {"id": message["id"], **prepare(one, (address, message["port"]))}
+                reply = {"id": message["id"], **prepare(one, (address, message.get("port", 0)))}
                 descriptor = one.detach()
         except OSError as error:
             self._refuse(message, error)
@@ -275,17 +275,8 @@ def _listen(one: socket.socket, address: tuple[str, int]) -> JsonObject:
     return {"port": one.getsockname()[1]}
 
 
-def _connect(one: socket.socket, address: tuple[str, int]) -> JsonObject:
-    """Begins to connect, which code can make last for ever. Raises OSError when it has failed.
-
-    Most connections to a loopback have come about or failed when this returns.
-    """
-    one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    number = one.connect_ex(address)
-    if number == errno.EINPROGRESS:
-        number = one.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-    if number:
-        raise OSError(number, os.strerror(number))
+def _leave_unbound(one: socket.socket, address: tuple[str, int]) -> JsonObject:
+    """Leaves all to the server: to connect may last for ever, and this process has no time."""
     return {}
 
 

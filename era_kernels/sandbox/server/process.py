@@ -17,6 +17,7 @@ TAIL_BYTES = 64 * 1024  # last bytes kept of each stream
 MAX_BUFFERED = 1024 * 1024  # bytes read ahead of a slow consumer; then the process waits
 UNREAD_INTERVAL = 0.05  # seconds between two reads without a consumer, which limits a flood
 _CHUNK_BYTES = 64 * 1024
+_numbers = itertools.count(1)  # of processes, by which inits know them
 
 
 class OutputPipe:
@@ -212,7 +213,6 @@ class Process:
 
 
 def open_process(
-    number: int,
     control: ControlChannel,
     command: Command,
     stdin: bytes | None = None,
@@ -231,7 +231,7 @@ def open_process(
             os.close(end)
         raise start_error(command, str(error)) from error
     (out, out_end), (err, err_end), *rest = pipes
-    process = Process(number, control, OutputPipe(out, readable), OutputPipe(err, readable))
+    process = Process(next(_numbers), control, OutputPipe(out, readable), OutputPipe(err, readable))
     ends = [out_end, err_end]
     for read, write in rest:
         process.stdin = StdinWriter(write, stdin or b"")

@@ -24,7 +24,7 @@ from era_kernels.models import (
 from era_kernels.sandbox.init.fd_messages import MessageTooLarge
 from era_kernels.sandbox.init.spec import SandboxSpec
 from era_kernels.sandbox.server import connections
-from era_kernels.sandbox.server.connections import CONNECT_TIMEOUT, LOOPBACK
+from era_kernels.sandbox.server.connections import CONNECT_TIMEOUT, LOOPBACK, NamespaceSockets
 from era_kernels.sandbox.server.control_channel import ChannelClosed, ChannelError, ControlChannel
 from era_kernels.sandbox.server.host_resources import HostResources
 from era_kernels.sandbox.server.init_pool import PreparedInit
@@ -70,13 +70,13 @@ class Sandbox:
         self._ready: asyncio.Future[bool] = loop.create_future()
         self._ended: asyncio.Future[ExitInfo] = loop.create_future()
         self._processes: dict[int, Process] = {}
-        self._last_process = 0
         self._reason: str | None = None
         self._close_task: asyncio.Task[None] | None = None
         self._monitoring = Monitoring(limit_monitor)
         on_silent = partial(self._on_limit_exceeded, SILENT)
         control = prepared_init.control_socket
         self._control = ControlChannel(control, self._on_message, self._on_end, on_silent)
+        self._sockets = NamespaceSockets(self._control, self._ended)
         self.outbound = Outbound(outbounds, prepared_init, self._control)
         self._end = SandboxEnd(prepared_init.cgroup, spec)
         self._oom_listener = OomListener(resources, self._on_limit_exceeded)
@@ -132,10 +132,7 @@ class Sandbox:
         if not self.is_running:
             raise start_error(command, "its sandbox has ended")
         self._discard_finished()
-        process, ends = open_process(
-            self._last_process + 1, self._control, command, stdin, readable
-        )
-        self._last_process = process.number
+        process, ends = open_process(self._control, command, stdin, readable)
         self._processes[process.number] = process
         message = {"op": "spawn", "process": process.number, "command": command.to_json()}
         try:
@@ -172,7 +169,7 @@ class Sandbox:
         """
         if not self.is_running:
             raise connections.ended_error()
-        where = self._prepared_init.profile.network, self._control, self.pid or 0
+        where = self._prepared_init.profile.network, self._sockets, self.pid or 0
         return await connections.connect(*where, port, timeout, address)
 
     async def aclose(self, reason: str | None = None) -> None:
