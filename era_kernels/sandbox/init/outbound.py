@@ -104,24 +104,26 @@ class Keeper:
         os.close(go)
         try:
             syscalls.setns(self._network, syscalls.CLONE_NEWNET)
-            self._set_rules(self._spec.rules)
             with tap.watch_links() as watch:
                 self._index = tap.make_tap()
-                tap.set_up(self._index, self._links)
                 os.write(ready, b"1")
+                # While pasta starts, which takes longer. No packet flows before the device is up.
+                self._set_rules(self._spec.rules)
+                tap.set_up(self._index, self._links)
                 self._wait_attached(watch)
-            self._join_cgroups(groups)
             # Last: a packet that left before pasta reads would be lost, and sent again after 1 s.
             self._change_routes(self._spec.rules)
         finally:
             os.close(ready)
         fd_messages.send(self._control, {"up": True})
+        self._join_cgroups(groups)
 
     def _join_cgroups(self, groups: Sequence[int]) -> None:
         """Makes pasta and this process members of the session's control groups. Raises OSError.
 
-        Not before pasta serves: code that takes all the processor that its session may have must
-        not delay that, and what pasta takes for a start is not the session's to pay.
+        Not before packets flow: Linux takes some milliseconds, code that takes all the processor
+        that its session may have must not delay it, and what pasta takes for a start is not the
+        session's to pay.
         """
         for group in groups:
             for pid in (self._pid, os.getpid()):
