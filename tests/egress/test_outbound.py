@@ -84,6 +84,11 @@ def test_off(state: str, row: str) -> None:
     assert results()[state][row] not in (REACHED, "host")
 
 
+def test_nothing_is_left_of_the_way_out() -> None:
+    """Once it is switched off, each attempt fails as it did before it was on."""
+    assert results()["off again"] == results()["off"]
+
+
 def test_nothing_reaches_the_host() -> None:
     """No way leads to a service of the host, in whatever state."""
     for state in ("off", "on", "off again"):

@@ -159,6 +159,8 @@ class Keeper:
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(self._pid, 0)
         if self._index is not None:
+            with contextlib.suppress(OSError):  # those that refuse do not go with the device
+                tap.change_routes(self._index, self._links, self._routes, frozenset())
             with contextlib.suppress(OSError):
                 tap.delete(self._index)
             with contextlib.suppress(OSError):  # then nothing answers them, and they run out
