@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import gc
 import inspect
 import signal
+import ssl
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 
@@ -19,6 +21,9 @@ from tests.server_process import Launcher, Server, fork_servers, temporary_launc
 # pytest-timeout alone limits the time of a test: an example may wait for a processor.
 hypothesis.settings.register_profile("era", deadline=None)
 hypothesis.settings.load_profile("era")
+
+# Each HTTP client would read all certificates of the authorities anew, for 30 ms, and speak no TLS.
+ssl.create_default_context = functools.cache(ssl.create_default_context)  # type: ignore[assignment]
 
 
 def pytest_configure(config: pytest.Config) -> None:
