@@ -67,10 +67,15 @@ class IdempotentRuns:
         self._locks: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
 
     async def find(
-        self, session_id: str, key: str, body: bytes
+        self, session_id: str, key: str, canonical_request: bytes
     ) -> LiveExecution | FinishedExecution | None:
-        """Returns the execution of a key, or None. Raises SessionNotFound, IdempotencyConflict."""
-        session, idempotency = await self._sessions.session(session_id), self._make_key(key, body)
+        """Returns the execution of a key, or None.
+
+        `canonical_request` is what equal requests have in common; the web layer makes it. Raises
+        SessionNotFound, IdempotencyConflict.
+        """
+        session = await self._sessions.session(session_id)
+        idempotency = self._make_key(key, canonical_request)
         # The key is stored a moment before its execution can be followed.
         async with self._lock(session, idempotency):
             return await self._find_same_body(session, idempotency)
@@ -80,13 +85,13 @@ class IdempotentRuns:
         session_id: str,
         submission: Submission,
         key: str,
-        body: bytes,
+        canonical_request: bytes,
     ) -> LiveExecution | FinishedExecution:
         """Returns the execution of a key, or submits it; the key is durable when this returns.
 
         Raises what `SessionService.submit` does, and IdempotencyConflict.
         """
-        idempotency = self._make_key(key, body)
+        idempotency = self._make_key(key, canonical_request)
         # Shielded from the caller's cancellation: a repeated request waits for the outcome.
         return await self._background.run_shielded(
             self._submit(
@@ -124,8 +129,8 @@ class IdempotentRuns:
         live = self._executions.find_live(session.id, execution_id)
         return live or FinishedExecution(self._executions, session, execution_id)
 
-    def _make_key(self, key: str, body: bytes) -> IdempotencyKey:
-        return IdempotencyKey(key, hmac.digest(self._secret, body, "sha256"))
+    def _make_key(self, key: str, canonical_request: bytes) -> IdempotencyKey:
+        return IdempotencyKey(key, hmac.digest(self._secret, canonical_request, "sha256"))
 
     async def aclose(self) -> None:
         """Waits for submissions that are under way."""

@@ -243,7 +243,10 @@ class SessionService:
     # ------------------------------------------------------------ time to live
 
     def touch(self, session_id: str) -> AbstractContextManager[None]:
-        """Keeps a session from expiring during a request; its ttl begins anew at the end."""
+        """Keeps a session from expiring during a request; its ttl begins anew at the end.
+
+        The web layer calls it for each request to a session.
+        """
         return self._ttl_timer.hold(session_id)
 
     def _set_ttl(self, session: Session) -> None:

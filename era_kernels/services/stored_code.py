@@ -36,7 +36,10 @@ class StoredCodeService:
         return await self._store.put(session, code, description)
 
     async def get_text(self, session_id: str) -> str:
-        """Returns the code for a run without `code`. Raises SessionNotFound, InvalidRequest."""
+        """Returns the code for a run without `code`; the web layer asks before it submits one.
+
+        Raises SessionNotFound, InvalidRequest.
+        """
         stored = await self._find(session_id)
         if stored is None:
             raise InvalidRequest(

@@ -35,7 +35,7 @@ class Cancellation:
 
     @property
     def has_process(self) -> bool:
-        """True once the kernel or the process has had the execution."""
+        """True from just before its code may run."""
         return self._interrupt is not None
 
     def attach(self, interrupt: Callable[[], Awaitable[Sequence[InterruptStep]]]) -> None:
@@ -103,7 +103,7 @@ class LiveExecution(EventFeed):
         self._on_abandoned = action
 
     def add_caller(self) -> None:
-        """Counts one more caller that waits for the end of this execution."""
+        """Counts one more caller that waits for the end."""
         self._caller_count += 1
 
     async def remove_caller(self) -> None:
@@ -119,7 +119,7 @@ class LiveExecution(EventFeed):
         self.execution = dataclasses.replace(self.execution, position=position or None)
 
     def start(self) -> None:
-        """Notes that its process gets it now."""
+        """Notes that it is its turn: its kernel may still have to start."""
         self.execution = dataclasses.replace(
             self.execution, status=ExecutionStatus.RUNNING, started_at=now(), position=None
         )
@@ -135,8 +135,9 @@ class LiveExecution(EventFeed):
             self.control = None
 
     def fail(self, error: EraError) -> None:
-        """Notes why it reached no process, or lost its log; the first error is the one that counts.
+        """Notes what failed in the server; the first error is the one that counts.
 
+        It reached no process, lost its log, or what follows its end failed (the look at its files).
         Callers that wait for the result get the error.
         """
         self.error = self.error or error
@@ -166,7 +167,8 @@ class LiveExecution(EventFeed):
     async def result(self) -> RunResult:
         """Waits for the end of the execution and returns its result.
 
-        Raises the domain error that kept the execution from running at all.
+        It is no reader that answers input: without another one the program gets the end of input.
+        Raises the domain error that `fail` noted.
         """
         builder = ResultBuilder(self.id, self.session_id, self.max_result_bytes)
         async with aclosing(self.follow()) as batches:

@@ -67,6 +67,7 @@ class ExecutionService:
     ) -> LiveExecution:
         """Creates a queued execution with its log; the other arguments are LiveExecution's.
 
+        `is_indexed`: it is listed, too.
         Raises StorageFailed, InsufficientStorage.
         """
         execution_id = f"exec-{secrets.token_hex(12)}"
@@ -85,12 +86,12 @@ class ExecutionService:
         return live
 
     def start(self, live: LiveExecution) -> None:
-        """Marks the execution as running: its kernel gets it now."""
+        """Marks the execution as running: it is its turn; its kernel may still have to start."""
         live.start()
         self._store.update_soon(live.execution)
 
     async def finish(self, live: LiveExecution, exit_code: int, cause: str | None) -> None:
-        """Marks the execution as finished, stores that, closes the log. Raises StorageFailed."""
+        """Marks it as finished, has that stored soon, closes the log. Raises StorageFailed."""
         live.finish(exit_code, cause)
         self._unsaved[live.id] = live.execution
         on_stored = partial(self._unsaved.pop, live.id)

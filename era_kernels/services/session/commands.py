@@ -39,7 +39,7 @@ class CommandStrategy:
     async def prepare(self, job: Job[ExecSubmission]) -> None:
         """Does nothing."""
 
-    async def start(
+    async def make_process(
         self, job: Job[ExecSubmission], machine: Machine, env: Mapping[str, str]
     ) -> JobProcess:
         submission = job.submission

@@ -50,7 +50,10 @@ class Job(Generic[S]):
     def __init__(
         self, submission: S, timeout: float, run: Callable[[Job[S]], Awaitable[None]]
     ) -> None:
-        """`run` runs the job to its end, when it is the job's turn."""
+        """`run` runs the job to its end, when it is the job's turn.
+
+        `timeout` is that of its process, in seconds: to wait and to start do not count.
+        """
         self.submission: S = submission
         self.timeout = timeout
         self.submitted_at = time.monotonic()
@@ -132,8 +135,13 @@ class Strategy(Protocol[S]):
     async def prepare(self, job: Job[S]) -> None:
         """Does what must be done before there is a machine. Raises errors of the domain."""
 
-    async def start(self, job: Job[S], machine: Machine, env: Mapping[str, str]) -> JobProcess:
-        """Gives the job to a process in the machine. Raises errors of the domain."""
+    async def make_process(
+        self, job: Job[S], machine: Machine, env: Mapping[str, str]
+    ) -> JobProcess:
+        """Returns the process for the job. Raises errors of the domain.
+
+        A command starts here; a kernel gets the code when `events` is iterated.
+        """
 
     def on_end(self, end: ExecutionEnd | None) -> None:
         """Notes how the process ended the execution; None for a fault of the server."""

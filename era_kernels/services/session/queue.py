@@ -76,7 +76,7 @@ class RunQueue:
     @property
     def is_busy(self) -> bool:
         """True while an item runs or waits: one that comes now has to wait for it."""
-        return any(not item.is_over for item in self._items)
+        return bool(self._not_over())
 
     @property
     def is_working(self) -> bool:
@@ -84,9 +84,10 @@ class RunQueue:
 
     def check_capacity(self) -> None:
         """Raises QueueFull when `max_waiting` items wait already."""
-        if len(self._items) > self._max_waiting:
+        count = len(self._not_over())
+        if count > self._max_waiting:
             raise QueueFull(
-                f"{len(self._items) - 1} runs wait in this session already.",
+                f"{count - 1} runs wait in this session already.",
                 retry_after=RETRY_AFTER_SECONDS,
             )
 
@@ -124,7 +125,7 @@ class RunQueue:
 
     def position(self, item: QueueItem) -> int:
         """Returns how many items are before this one."""
-        return self._items.index(item)
+        return self._not_over().index(item)
 
     def wake(self) -> None:
         """Starts the worker unless it works: it runs all items, then calls `on_idle`."""
@@ -154,6 +155,9 @@ class RunQueue:
                 if self._items:
                     self._update_positions()
 
+    def _not_over(self) -> list[QueueItem]:
+        return [item for item in self._items if not item.is_over]
+
     def _update_positions(self) -> None:
-        for position, item in enumerate(self._items):
+        for position, item in enumerate(self._not_over()):
             item.set_position(position)

@@ -81,7 +81,7 @@ async def pump(execution: LiveExecution, process: JobProcess, max_bytes: int) ->
 
 
 class JobRunner(Generic[S]):
-    """Runs the jobs of one session that have one strategy."""
+    """Runs the jobs of one session that have one strategy, and releases what each has acquired."""
 
     def __init__(
         self,
@@ -182,7 +182,7 @@ class JobRunner(Generic[S]):
         await self._workspace.before_run(exclusive=needs_kernel)
         if cancelled.is_set():
             return self._strategy.cancelled_end()
-        process = await self._strategy.start(job, machine, {**job.submission.env, **env})
+        process = await self._strategy.make_process(job, machine, {**job.submission.env, **env})
         execution.interrupt.attach(process.interrupt)
         job.attach_process(process)
         began_at, end = time.monotonic(), None

@@ -60,7 +60,6 @@ class KernelStrategy:
         self._workspace = workspace
         self._session_machine = session_machine
         self._lost_variables = lost_variables
-        self.on_end = lost_variables.end_run
         self._run_count = 0
 
     def begin_timing(self, job: Job[Submission]) -> Timing:
@@ -78,13 +77,16 @@ class KernelStrategy:
         if job.submission.update_data:
             await self._workspace.merge_data(job.submission.update_data)
 
-    async def start(
+    async def make_process(
         self, job: Job[Submission], machine: Machine, env: Mapping[str, str]
     ) -> JobProcess:
         self._run_count += 1
         code, ends_program = job.submission.code, job.submission.ends_program
         request = KernelRequest(code, env, job.timeout, self._run_count, ends_program)
         return kernel_process(machine, request, self._lost_variables.begin_run(machine))
+
+    def on_end(self, end: ExecutionEnd | None) -> None:
+        self._lost_variables.end_run(end)
 
 
 class Runs:
@@ -98,7 +100,10 @@ class Runs:
         runner: JobRunner[Submission],
         borrower: Hashable,
     ) -> None:
-        """Takes `borrower`, by which the session is counted against max_kernels."""
+        """Takes `borrower`, by which the session is counted against max_kernels.
+
+        What `submit` acquires in its name, `runner` releases at the end of the job.
+        """
         self._state = state
         self._context = context
         self._queue = queue

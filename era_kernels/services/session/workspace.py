@@ -144,7 +144,7 @@ class SessionWorkspace:
             yield
 
     async def before_run(self, *, exclusive: bool) -> None:
-        """Records the state of the files and writes the session's data to `.session_data.json`.
+        """Records the state of the files, unless it is known, and writes the session's data file.
 
         exclusive=False: other code is running and may be writing `.session_data.json`, so leave
         that file alone. Raises StorageFailed, SessionNotFound; `after_run` must be called even

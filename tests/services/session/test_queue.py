@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 
 import pytest
 
@@ -75,6 +76,19 @@ async def test_capacity() -> None:
     fixture.gate.set()
     await fixture.queue.wait_idle()
     fixture.queue.check_capacity()
+
+
+async def test_a_run_that_is_over_takes_no_place() -> None:
+    """Callers who know of a run's end find its place free, though its turn is not over yet."""
+    fixture = QueueFixture(max_waiting=1)
+    first, second = fixture.add("a"), fixture.add("b")
+    with pytest.raises(QueueFull):
+        fixture.queue.check_capacity()
+    first.execution = SimpleNamespace(done_event=object(), set_position=lambda _: None)  # type: ignore[assignment]
+    fixture.queue.check_capacity()
+    assert fixture.queue.position(second) == 0
+    fixture.gate.set()
+    await fixture.queue.wait_idle()
 
 
 async def test_idle_queue_is_not_waited_for() -> None:
