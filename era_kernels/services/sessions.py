@@ -45,7 +45,7 @@ from era_kernels.services.validation import (
     check_session_id,
     check_submission,
 )
-from era_kernels.storage.workspaces import Snapshot
+from era_kernels.storage.workspaces import FileListing
 
 log = logging.getLogger(__name__)
 
@@ -170,7 +170,7 @@ class SessionService:
             return stored
         return dataclasses.replace(live.session, data={})
 
-    async def files(self, session_id: str) -> Snapshot:
+    async def files(self, session_id: str) -> FileListing:
         """Returns the user's files as they are now. Raises SessionNotFound."""
         session = await self.session(session_id)
         return await self._context.workspaces.scan(session.directory)

@@ -209,9 +209,9 @@ class SessionHandler(BaseHandler):
 
     async def get(self, session_id: str) -> None:
         view = await self.sessions.get(session_id)
-        snapshot = await self.sessions.files(session_id)
-        size = LARGE_LIST_BYTES if snapshot.count > LARGE_LIST else 0
-        files = await in_thread_if_large(size, files_response, snapshot)
+        listing = await self.sessions.files(session_id)
+        size = LARGE_LIST_BYTES if listing.count > LARGE_LIST else 0
+        files = await in_thread_if_large(size, files_response, listing)
         await self.finish_json({**session_response(view), "files": files}, size=size)
 
     async def patch(self, session_id: str) -> None:
