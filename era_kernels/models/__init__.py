@@ -68,4 +68,9 @@ from era_kernels.models.sessions import (
     SessionStatus,
     SessionView,
 )
-from era_kernels.models.storage import ALL_STORAGE, ResourceType, StorageQuotas, StorageScope
+from era_kernels.models.storage_namespaces import (
+    ALL_STORAGE,
+    ResourceType,
+    StorageQuotas,
+    StorageScope,
+)

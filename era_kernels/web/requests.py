@@ -28,7 +28,7 @@ from era_kernels.json_codec import (
     loads_object_async,
 )
 from era_kernels.models.internet import HOST_PATTERN, MAX_HOST_PATTERNS, HostPatterns
-from era_kernels.models.storage import MAX_SCOPE_PATTERNS, SCOPE_PATTERN, StorageScope
+from era_kernels.models.storage_namespaces import MAX_SCOPE_PATTERNS, SCOPE_PATTERN, StorageScope
 
 ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 ID_RULE = (

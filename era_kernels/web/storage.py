@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, Field
 
 from era_kernels.errors import InvalidPath, InvalidRequest, NotFound
 from era_kernels.models import ResourceType
-from era_kernels.models.storage import NAMESPACE_PATTERN, NAMESPACE_RULE
+from era_kernels.models.storage_namespaces import NAMESPACE_PATTERN, NAMESPACE_RULE
 from era_kernels.web.base import BaseHandler, HandlerContext
 from era_kernels.web.operations import Operation
 from era_kernels.web.requests import PositiveInt, QueryModel
