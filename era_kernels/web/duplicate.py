@@ -12,6 +12,7 @@ from era_kernels.web.operations import Operation
 from era_kernels.web.requests import JsonMap, RequestModel, SessionId
 from era_kernels.web.responses import ResponseModel
 from era_kernels.web.session_responses import SessionAnswer, session_response
+from era_kernels.web.sessions import CREATION_FIELDS, ChangeSession
 
 if TYPE_CHECKING:
     from era_kernels.services.sessions import SessionService
@@ -21,6 +22,17 @@ class DuplicateSession(RequestModel):
     """A wish for a duplicate."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"new_id": "my-copy"}]})
+
+    synonyms = {"session_id": "new_id", "new_session_id": "new_id", "target_id": "new_id"}
+    remarks = {
+        **dict.fromkeys(
+            set(CREATION_FIELDS) - {"session_id"},
+            "is the same as the source's; it changes nothing here",
+        ),
+        **dict.fromkeys(
+            ChangeSession.model_fields, "is the same as the source's; PATCH changes it afterwards"
+        ),
+    }
 
     new_id: SessionId | None = Field(None, description="Default: a random id.")
     id: SessionId | None = Field(None, description="The same as `new_id`.")

@@ -21,6 +21,7 @@ from era_kernels.services.session_limits import LIMIT_FIELDS
 from era_kernels.web.base import BaseHandler, HandlerContext
 from era_kernels.web.operations import Operation
 from era_kernels.web.requests import (
+    FIXED_AT_CREATION,
     HostPatternsField,
     JsonMap,
     Paging,
@@ -63,10 +64,29 @@ class SessionLimits(RequestModel):
     cpu: ProcessorCount | None = Field(None, description="Processors kept busy, such as 0.5.")
 
 
+# What a session shows and nobody sets: some send back all that they have got.
+_TOLD_BY_SERVER = dict.fromkeys(
+    (
+        *("created_at", "updated_at", "last_run_at", "file_count", "total_size_bytes"),
+        *("status", "kernel_generation", "isolation"),
+    ),
+    "is told by the server; it changes nothing here",
+)
+
+
 class CreateSession(RequestModel):
     """A wish for a session."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"language": "python"}]})
+
+    synonyms = {"name": "session_id", "network": "allowInternetAccess", "labels": "metadata"}
+    remarks = {
+        **_TOLD_BY_SERVER,
+        **dict.fromkeys(SessionLimits.model_fields, "belongs in `limits`"),
+        "env": "is given to each run, and is not kept",
+        "code": "is not known; PUT …/code stores code with a session",
+        "files": "is not known; PUT …/files puts files into a session",
+    }
 
     language: str = Field(description="A language or an alias, in any case.")
     kernel: str | None = Field(None, description="One that /api/languages lists for it.")
@@ -97,10 +117,22 @@ class CreateSession(RequestModel):
     )
 
 
+# What only the creation of a session takes.
+CREATION_FIELDS = (
+    "language", "kernel", "persistent", "session_id", "id", "limits", "mounts", "exist_ok",
+)  # fmt: skip
+
+
 class ChangeSession(RequestModel):
     """What to change; what is absent stays. Values are replaced whole."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"metadata": {"owner": "ada"}}]})
+
+    synonyms = {"network": "allowInternetAccess", "labels": "metadata"}
+    remarks = {
+        **_TOLD_BY_SERVER,
+        **dict.fromkeys((*SessionLimits.model_fields, *CREATION_FIELDS), FIXED_AT_CREATION),
+    }
 
     default_timeout: PositiveSeconds | None = Field(None, description="Seconds; null unsets it.")
     ttl: PositiveSeconds | None = Field(
