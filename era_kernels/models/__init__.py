@@ -50,6 +50,7 @@ from era_kernels.models.inspection import MISSING, StackFrame, Variable, Variabl
 from era_kernels.models.internet import NO_INTERNET, HostPatterns, InternetAccess
 from era_kernels.models.links import Link, LinkTarget
 from era_kernels.models.runtime import (
+    SERVER_VARIABLES,
     EndReason,
     ExitInfo,
     Limits,

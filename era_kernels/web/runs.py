@@ -17,7 +17,7 @@ from era_kernels.errors import InvalidRequest
 from era_kernels.json_incremental import LARGE_BYTES
 from era_kernels.models import Submission
 from era_kernels.web.base import BaseHandler, ClientDisconnected, HandlerContext
-from era_kernels.web.headers import check_uncompressed
+from era_kernels.web.headers import IDEMPOTENCY_KEY, check_uncompressed
 from era_kernels.web.operations import Media, Operation, RequestHeader
 from era_kernels.web.requests import (
     FIXED_AT_CREATION,
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from era_kernels.services.sessions import SessionService
     from era_kernels.services.stored_code import StoredCodeService
 
-IDEMPOTENCY_KEY = "Idempotency-Key"
 MAX_KEY_LENGTH = 255  # characters
 _IDEMPOTENCY_HEADER = RequestHeader(
     IDEMPOTENCY_KEY,

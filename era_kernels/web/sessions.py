@@ -14,6 +14,7 @@ from era_kernels.models import (
     ALL_STORAGE,
     Limits,
     NewSession,
+    Session,
     now,
     to_iso,
 )
@@ -210,6 +211,7 @@ class SessionsHandler(BaseHandler):
     async def post(self) -> None:
         new = _new_session(await self.read_body(CreateSession))
         view, is_new = await self.sessions.create(new)
+        self.warn(_ineffective_hosts(new.allow_hosts, view.session))
         await self.finish_json(session_response(view), 201 if is_new else 200)
 
     async def delete(self) -> None:
@@ -249,6 +251,7 @@ class SessionHandler(BaseHandler):
     async def patch(self, session_id: str) -> None:
         changes = _changes(await self.read_body(ChangeSession))
         view = await self.sessions.update(session_id, **changes)
+        self.warn(_ineffective_hosts(changes.get("allow_hosts"), view.session))
         await self.finish_json(
             ChangedAnswer(
                 success=True,
@@ -303,6 +306,13 @@ def _new_session(body: CreateSession) -> NewSession:
         allow_hosts=body.allow_hosts,
         exist_ok=body.exist_ok is True,
     )
+
+
+def _ineffective_hosts(given: object, session: Session) -> list[str]:
+    """Returns a warning where a caller names hosts for a session without internet access."""
+    if given is None or session.allow_internet:
+        return []
+    return ["allow_hosts opens nothing while allowInternetAccess is false"]
 
 
 def _to_limits(requested: SessionLimits | None) -> Limits | None:

@@ -259,6 +259,7 @@ class FakeSessionService:
         self.calls: list[tuple[Any, ...]] = []
         self.touched: list[str] = []
         self.active_touches: Counter[str] = Counter()
+        self.lost_variables: Variables | None = Variables()
         self.is_full = False
 
     async def create(self, new: NewSession) -> tuple[SessionView, bool]:
@@ -329,7 +330,9 @@ class FakeSessionService:
         self.sessions.clear()
         return ids
 
-    async def duplicate(self, session_id: str, request: DuplicateRequest) -> SessionView:
+    async def duplicate(
+        self, session_id: str, request: DuplicateRequest
+    ) -> tuple[SessionView, Variables | None]:
         """`full` in the id: there is no room on disk. `slow`: it never ends."""
         self.calls.append(("duplicate", session_id, request))
         source = await self.session(session_id)
@@ -345,7 +348,7 @@ class FakeSessionService:
                 self.calls.append(("left", new))
         data = source.data if request.data is None else request.data
         self.sessions[new] = dataclasses.replace(source, id=new, data=data)
-        return self._view(self.sessions[new])
+        return self._view(self.sessions[new]), self.lost_variables
 
     @contextmanager
     def touch(self, session_id: str) -> Iterator[None]:
