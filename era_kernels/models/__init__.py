@@ -41,6 +41,7 @@ from era_kernels.models.formats import (
     MIN_TOKEN_LENGTH,
     TIB,
     JsonObject,
+    end_sentence,
     format_duration,
     format_size,
     now,
