@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 
 from tornado.web import Application
 
-from era_kernels import limit_settings
 from era_kernels.concurrency.memory_in_work import MemoryInWork
 from era_kernels.egress.addresses import AddressPolicy
 from era_kernels.egress.connector import Connector
@@ -21,6 +20,7 @@ from era_kernels.egress.proxy import EgressProxy
 from era_kernels.egress.resolver import Resolver
 from era_kernels.kernels.languages import Languages
 from era_kernels.kernels.machine import KernelHost
+from era_kernels.limits_from_settings import service_limits, session_limits
 from era_kernels.models import UNSANDBOXED_TIER, Isolation
 from era_kernels.sandbox.linux.heap import HeapTrimmer
 from era_kernels.sandbox.server import runtime_dirs
@@ -51,6 +51,7 @@ from era_kernels.storage.data_directory import note_server_url
 from era_kernels.storage.lost_database import damage_errors
 from era_kernels.stores import Stores, open_stores
 from era_kernels.toolchains.layout import hold_in_use
+from era_kernels.web.access import Access
 from era_kernels.web.base import HandlerContext
 from era_kernels.web.port_hosts import PortHosts
 from era_kernels.web.routes import Services, make_application, make_storage_routes
@@ -212,7 +213,7 @@ async def _open_sessions(
     metrics: Metrics,
     public_requests: PublicRequests,
 ) -> SessionService:
-    service_limits = limit_settings.service_limits(settings)
+    limits = service_limits(settings)
     sessions = SessionService(
         ServiceContext(
             host=host,
@@ -222,9 +223,9 @@ async def _open_sessions(
             files=stores.files,
             executions=executions,
             logs=logs,
-            kernel_limiter=KernelLimiter(service_limits.max_kernels, default_max_programs()),
-            service_limits=service_limits,
-            limits=limit_settings.session_limits(settings),
+            kernel_limiter=KernelLimiter(limits.max_kernels, default_max_programs()),
+            service_limits=limits,
+            limits=session_limits(settings),
             mounts=Mounts(settings.mounts, host),
             metrics=metrics,
             public_requests=public_requests,
@@ -314,10 +315,21 @@ def _execution_service(settings: Settings, stores: Stores) -> ExecutionService:
 def _handler_context(settings: Settings, metrics: Metrics, memory: MemoryInWork) -> HandlerContext:
     domain = settings.proxy_domain
     return HandlerContext(
-        limit_settings.access(settings),
+        _access(settings),
         settings.max_json_body,
         settings.max_upload,
         metrics=metrics,
         memory=memory,
         port_hosts=None if domain is None else PortHosts(domain),
+    )
+
+
+def _access(settings: Settings) -> Access:
+    return Access(
+        tokens=settings.api_tokens,
+        token_file=settings.api_token_file,
+        allowed_hosts=settings.allowed_hosts,
+        allowed_origins=settings.allowed_origins,
+        public_url=settings.public_url,
+        trust_forwarded=settings.trust_forwarded,
     )

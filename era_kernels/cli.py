@@ -9,6 +9,7 @@ import asyncio
 import dataclasses
 import gc
 import json
+import logging
 from collections.abc import Callable, Collection
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,8 @@ from era_kernels.storage_commands.commands import storage
 if TYPE_CHECKING:
     from era_kernels.doctor import Finding
     from era_kernels.install.readiness import Readiness
+
+log = logging.getLogger(__name__)
 
 # Collections of the middle generation before a full one: it is made sooner, in a calm moment.
 FULL_COLLECTION_THRESHOLD = 10_000
@@ -94,11 +97,12 @@ def serve(**flags: object) -> None:
 
     Every setting can be given as a flag, as a variable of the environment, or in a TOML file.
     """
-    from era_kernels import app
-
     raise_open_files()
     settings = Settings.load(_without_unset(flags))
     logs.configure(settings.log_format)
+    log.info("starting, which takes a few seconds", extra={"data_dir": str(settings.data_dir)})
+    from era_kernels import app
+
     _tune_garbage_collection()
     asyncio.run(app.serve(settings, click.echo))
 

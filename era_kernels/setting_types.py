@@ -18,7 +18,7 @@ from pydantic_settings import NoDecode
 from era_kernels.errors import InvalidSetting
 from era_kernels.models import GIB, KIB, MIB, MIN_TOKEN_LENGTH, TIB
 from era_kernels.models.internet import HostPatterns
-from era_kernels.models.storage import SCOPE_WORDS, StorageScope
+from era_kernels.models.storage_namespaces import SCOPE_WORDS, StorageScope
 from era_kernels.open_files import max_open_files
 from era_kernels.own_cgroups import memory_bound, read_or_empty
 

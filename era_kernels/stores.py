@@ -6,7 +6,7 @@ import asyncio
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
 
-from era_kernels import limit_settings
+from era_kernels.limits_from_settings import d1_limits
 from era_kernels.models import StorageQuotas
 from era_kernels.services.metrics import Metrics
 from era_kernels.settings import Settings
@@ -97,9 +97,7 @@ def _open_resources(
     quotas = StorageQuotas(settings.storage_quota, settings.namespace_quota)
     kv = KVStore(database, quotas, settings.max_kv_value, room.check)
     stack.push_async_callback(kv.aclose)
-    d1 = D1Store(
-        database, directory.d1, limit_settings.d1_limits(settings), quotas, check_room=room.check
-    )
+    d1 = D1Store(database, directory.d1, d1_limits(settings), quotas, check_room=room.check)
     stack.push_async_callback(d1.aclose)
     r2 = R2Store(
         database, directory.objects, directory.unlink_lock, quotas, settings.max_object, room.check

@@ -145,6 +145,8 @@ def test_ready_line(launcher: Launcher) -> None:
     assert not server.base_url.endswith(":0")
     isolation = httpx.get(f"{server.base_url}/health").json()["isolation"]
     assert f"isolation tier {isolation['tier']}" in server.ready_line
+    assert "starting" in (first := server.log_text.splitlines()[0])
+    assert str(server.data_dir) in first
 
 
 def test_no_isolation(launcher: Launcher) -> None:

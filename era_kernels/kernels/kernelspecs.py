@@ -19,15 +19,15 @@ from typing import Literal
 
 from era_kernels.errors import StartError
 from era_kernels.kernels.environment import fill_placeholders, search_path
-from era_kernels.kernels.kernel_json import STOCK_METADATA, KernelJson, load_kernel_json
-from era_kernels.kernels.language_names import language_id
-from era_kernels.kernels.programs import (
+from era_kernels.kernels.executables import (
     environment_prefix,
     find_program,
     installation_roots,
     is_installation,
     search_path_of,
 )
+from era_kernels.kernels.kernel_json import STOCK_METADATA, KernelJson, load_kernel_json
+from era_kernels.kernels.language_names import language_id
 from era_kernels.kernels.wire_protocol import Transport
 from era_kernels.models import MIB, Limits, Network
 from era_kernels.toolchains.layout import Toolchain, default_toolchain_dir, find_toolchain

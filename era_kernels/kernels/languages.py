@@ -18,7 +18,7 @@ from era_kernels.kernels.kernelspecs import (
     find_kernelspecs,
     with_availability,
 )
-from era_kernels.models import JsonObject, Network
+from era_kernels.models import JsonObject, Network, Session
 from era_kernels.toolchains.layout import Toolchain
 
 log = logging.getLogger(__name__)
@@ -218,6 +218,11 @@ class Languages:
                 details={"supported": known},
             )
         return language
+
+    def has_capability(self, session: Session, capability: str) -> bool:
+        """Returns whether the kernel of a session can do something. Raises UnsupportedLanguage."""
+        kernelspec = self.resolve(session.language).find_kernel(session.kernel)
+        return kernelspec is not None and capability in kernelspec.capabilities
 
     @property
     def preload(self) -> tuple[str, ...]:

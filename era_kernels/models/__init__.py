@@ -41,6 +41,7 @@ from era_kernels.models.formats import (
     MIN_TOKEN_LENGTH,
     TIB,
     JsonObject,
+    end_sentence,
     format_duration,
     format_size,
     now,
@@ -50,6 +51,7 @@ from era_kernels.models.inspection import MISSING, StackFrame, Variable, Variabl
 from era_kernels.models.internet import NO_INTERNET, HostPatterns, InternetAccess
 from era_kernels.models.links import Link, LinkTarget
 from era_kernels.models.runtime import (
+    SERVER_VARIABLES,
     EndReason,
     ExitInfo,
     Limits,
@@ -68,4 +70,9 @@ from era_kernels.models.sessions import (
     SessionStatus,
     SessionView,
 )
-from era_kernels.models.storage import ALL_STORAGE, ResourceType, StorageQuotas, StorageScope
+from era_kernels.models.storage_namespaces import (
+    ALL_STORAGE,
+    ResourceType,
+    StorageQuotas,
+    StorageScope,
+)

@@ -28,6 +28,15 @@ def to_iso(time: datetime | None) -> str:
     return utc.isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
 
 
+def end_sentence(text: str) -> str:
+    """Returns a text with a full stop behind it; one that ends a sentence already is not changed.
+
+    >>> end_sentence("no such table: t"), end_sentence("There are two statements.")
+    ('no such table: t.', 'There are two statements.')
+    """
+    return text if text.endswith((".", "!", "?")) else f"{text}."
+
+
 def format_size(size: int) -> str:
     """Formats a number of bytes for people, in powers of 1024.
 

@@ -10,6 +10,12 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+# What the server tells a session's code in its environment, whatever a caller sets.
+SERVER_VARIABLES = frozenset(
+    {"ERA_SESSION", "ERA_SESSION_ID", "ERA_LANGUAGE", "ERA_BASE_URL", "ERA_PROXY_URL"}
+    | {"ERA_MEMORY_MB"}
+)
+
 
 @dataclass(frozen=True, slots=True)
 class SessionPaths:

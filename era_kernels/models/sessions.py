@@ -9,7 +9,7 @@ from enum import StrEnum
 from era_kernels.models.formats import JsonObject
 from era_kernels.models.internet import HostPatterns
 from era_kernels.models.runtime import Limits
-from era_kernels.models.storage import StorageScope
+from era_kernels.models.storage_namespaces import StorageScope
 
 
 @dataclass(frozen=True, slots=True)

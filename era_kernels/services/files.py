@@ -8,9 +8,9 @@ from era_kernels.errors import SessionNotFound
 from era_kernels.models import Session
 from era_kernels.services.sessions import SessionService
 from era_kernels.services.validation import check_quota, check_writable_path
+from era_kernels.storage.file_listing import FileChange, FileListing, is_hidden
 from era_kernels.storage.files import FileStore
 from era_kernels.storage.open_file import FileStatus, OpenFile
-from era_kernels.storage.snapshot import FileChange, Snapshot, is_hidden
 from era_kernels.storage.uploads import Upload
 
 # Raises when the file as it is now (None: there is no file) must not be changed.
@@ -54,7 +54,7 @@ class FileService:
         self._files = files
         self._quota = quota
 
-    async def list_files(self, session_id: str) -> Snapshot:
+    async def list_files(self, session_id: str) -> FileListing:
         """Returns the user's files as they are now."""
         return await self._sessions.files(session_id)
 

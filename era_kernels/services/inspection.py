@@ -48,8 +48,7 @@ class InspectionService:
             return Variables() if machine is None else await machine.kernel.control.variables()
 
     def _check_capability(self, session: Session, capability: str) -> None:
-        kernelspec = self._languages.resolve(session.language).find_kernel(session.kernel)
-        if kernelspec is None or capability not in kernelspec.capabilities:
+        if not self._languages.has_capability(session, capability):
             name = session.kernel or session.language
             raise NotSupported(f"The kernel of {name} cannot tell its {capability}.")
 

@@ -7,8 +7,8 @@ import dataclasses
 import threading
 from dataclasses import dataclass
 
-from era_kernels.errors import SessionExists
-from era_kernels.models import JsonObject, Session, now
+from era_kernels.errors import KernelSilent, SessionExists, UnsupportedLanguage
+from era_kernels.models import JsonObject, Session, Variables, now
 from era_kernels.services.session.session import LiveSession
 from era_kernels.services.session_creation import SessionMaker
 from era_kernels.services.validation import new_session_id
@@ -30,8 +30,13 @@ class DuplicateRequest:
 class SessionDuplicator(SessionMaker):
     """Duplicates sessions."""
 
-    async def duplicate(self, source: LiveSession, request: DuplicateRequest) -> Session:
+    async def duplicate(
+        self, source: LiveSession, request: DuplicateRequest
+    ) -> tuple[Session, Variables | None]:
         """Duplicates a session; the duplicate is durable when this returns.
+
+        Returns with it the variables of the source, which it does not have: none with `skip_queue`,
+        None where the source's kernel cannot list them.
 
         Nothing is left of a duplicate that could not be made, or whose caller is cancelled before
         it is complete. Raises SessionExists, SessionNotFound, AtCapacity, QueueFull, TooLarge,
@@ -42,14 +47,27 @@ class SessionDuplicator(SessionMaker):
         caller_left, copied = threading.Event(), asyncio.Event()
         try:
             async with source.frozen_files(wait_in_queue=not request.skip_queue):
+                lost = Variables() if request.skip_queue else await self._find_variables(source)
                 task = self._background.spawn(self._duplicate(source, request, caller_left, copied))
                 # No longer: the end of the source waits for this, and the new id may have to wait
                 # for that end, or for a deletion of all sessions.
                 await copied.wait()
-            return await asyncio.shield(task)
+            return await asyncio.shield(task), lost
         except asyncio.CancelledError:
             caller_left.set()
             raise
+
+    async def _find_variables(self, source: LiveSession) -> Variables | None:
+        """Returns the variables of a session's kernel, None where it cannot list them."""
+        machine = source.machine.find(with_kernel=True)
+        if machine is None:
+            return Variables()
+        try:
+            if self._context.host.languages.has_capability(source.session, "variables"):
+                return await machine.kernel.control.variables()
+        except (KernelSilent, UnsupportedLanguage):  # the language has gone, and its kernel is left
+            pass
+        return None
 
     async def _duplicate(
         self,

@@ -24,6 +24,7 @@ from era_kernels.models import (
     SessionStatus,
     SessionView,
     Submission,
+    Variables,
     now,
 )
 from era_kernels.services.capacity import RETRY_AFTER_SECONDS
@@ -45,7 +46,7 @@ from era_kernels.services.validation import (
     check_session_id,
     check_submission,
 )
-from era_kernels.storage.workspaces import Snapshot
+from era_kernels.storage.workspaces import FileListing
 
 log = logging.getLogger(__name__)
 
@@ -121,8 +122,10 @@ class SessionService:
             self._count -= 1
             raise
 
-    async def duplicate(self, session_id: str, request: DuplicateRequest) -> SessionView:
-        """Makes a new session like this one, without its variables.
+    async def duplicate(
+        self, session_id: str, request: DuplicateRequest
+    ) -> tuple[SessionView, Variables | None]:
+        """Makes a new session like this one, without its variables, which are returned, too.
 
         Raises as `SessionDuplicator.duplicate` does, and InvalidId.
         """
@@ -131,7 +134,8 @@ class SessionService:
         await check_changes(self._context.host, data=request.data)
         await self._deleter.endings.wait(request.id)
         async with self.borrow(session_id) as source:
-            return self._view(await self._duplicator.duplicate(source, request))
+            session, lost = await self._duplicator.duplicate(source, request)
+            return self._view(session), lost
 
     async def get(self, session_id: str) -> SessionView:
         """Returns the session with its status. Raises SessionNotFound."""
@@ -170,7 +174,7 @@ class SessionService:
             return stored
         return dataclasses.replace(live.session, data={})
 
-    async def files(self, session_id: str) -> Snapshot:
+    async def files(self, session_id: str) -> FileListing:
         """Returns the user's files as they are now. Raises SessionNotFound."""
         session = await self.session(session_id)
         return await self._context.workspaces.scan(session.directory)

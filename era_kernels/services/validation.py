@@ -20,8 +20,8 @@ from era_kernels.errors import (
 from era_kernels.json_incremental import iterencode
 from era_kernels.kernels.kernelspecs import Kernelspec
 from era_kernels.models import UNSANDBOXED_TIER, ExecSubmission, Isolation, JsonObject, Submission
+from era_kernels.storage.file_listing import DATA_FILE_NAME
 from era_kernels.storage.files import validate_path
-from era_kernels.storage.snapshot import DATA_FILE_NAME
 
 SESSION_ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 MAX_SESSION_JSON_BYTES = 1024 * 1024  # bytes of `data`, and of `metadata`, as JSON

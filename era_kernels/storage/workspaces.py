@@ -24,13 +24,12 @@ from era_kernels.safe_fs.copy import CopyCancelled, TreeCopier
 from era_kernels.safe_fs.openat import open_directory, raise_shortage
 from era_kernels.safe_fs.trash import PATIENCE, Trash
 from era_kernels.safe_fs.tree import closing_fd, ensure_directory
-from era_kernels.storage import content_types, lost_and_found
+from era_kernels.storage import content_types, file_listing, lost_and_found
 from era_kernels.storage import session_data_file as data_files
-from era_kernels.storage import snapshot as snapshots
 from era_kernels.storage.ballast import always_room
+from era_kernels.storage.file_listing import FileChange, FileListing
 from era_kernels.storage.lost_and_found import LostAndFound
 from era_kernels.storage.session_data_file import SessionDataFile
-from era_kernels.storage.snapshot import FileChange, Snapshot
 from era_kernels.storage.threads import StorageThreads
 from era_kernels.storage.unfinished import UnfinishedDirectories, is_unfinished
 
@@ -39,8 +38,8 @@ log = logging.getLogger(__name__)
 __all__ = [
     "CopyCancelled",
     "FileChange",
+    "FileListing",
     "SessionDataFile",
-    "Snapshot",
     "WorkspaceChanges",
     "Workspaces",
 ]
@@ -63,7 +62,7 @@ _GARBAGE_NAME = re.compile(r"(new|removed)-[0-9a-f]{16}")
 class WorkspaceChanges:
     """The effects of a run: `data` if code changed them, `data_file` None if it is broken."""
 
-    snapshot: Snapshot
+    listing: FileListing
     data_file: SessionDataFile | None
     data: JsonObject | None
     files_changed: FilesChanged
@@ -114,18 +113,18 @@ class Workspaces:
         return await self._run_threads.run(self._before_run, directory, data, data_file)
 
     async def after_run(
-        self, directory: str, snapshot: Snapshot | None, data_file: SessionDataFile | None
+        self, directory: str, listing: FileListing | None, data_file: SessionDataFile | None
     ) -> WorkspaceChanges:
-        """Finds what changed since the snapshot, and since `before_run` returned `data_file`.
+        """Finds what changed since the listing, and since `before_run` returned `data_file`.
 
         Raises StorageFailed.
         """
-        is_large = snapshot is not None and snapshot.count > LARGE
+        is_large = listing is not None and listing.count > LARGE
         threads = self._tree_threads if is_large else self._run_threads
-        return await threads.run(self._after_run, directory, snapshot, data_file)
+        return await threads.run(self._after_run, directory, listing, data_file)
 
-    async def scan(self, directory: str) -> Snapshot:
-        """Takes a snapshot of the user's files. Raises StorageFailed."""
+    async def scan(self, directory: str) -> FileListing:
+        """Lists the user's files. Raises StorageFailed."""
         return await self._tree_threads.run(self._scan, directory)
 
     async def clear_files(self, directory: str) -> None:
@@ -150,7 +149,7 @@ class Workspaces:
 
     async def copy(
         self, source: str, target: str, data: JsonObject, is_cancelled: Callable[[], bool]
-    ) -> Snapshot:
+    ) -> FileListing:
         """Copies files and packages into a new session's directory, and writes `data` there.
 
         The copy is durable when this returns. Code may run in the source: each of its changes
@@ -197,7 +196,7 @@ class Workspaces:
                     return data_files.write_if_changed(workspace, state, data, data_file)
 
     def _after_run(
-        self, directory: str, before: Snapshot | None, data_file: SessionDataFile | None
+        self, directory: str, before: FileListing | None, data_file: SessionDataFile | None
     ) -> WorkspaceChanges:
         with self._open(directory) as session_directory:
             try:
@@ -205,26 +204,26 @@ class Workspaces:
             except OSError as error:
                 raise_shortage(error)
                 # Code removed or replaced the workspace; the next run gets a new one.
-                return _compare(Snapshot(), before, None, None)
+                return _compare(FileListing(), before, None, None)
             with closing_fd(workspace):
                 after, data = (
                     (None, None)
                     if data_file is None
                     else data_files.read_changes(workspace, data_file)
                 )
-                return _compare(snapshots.scan(workspace), before, after, data)
+                return _compare(file_listing.scan(workspace), before, after, data)
 
-    def _scan(self, directory: str) -> Snapshot:
+    def _scan(self, directory: str) -> FileListing:
         with self._open(directory) as session_directory:
             try:
                 workspace = open_directory(session_directory, WORKSPACE)
             except OSError as error:
                 raise_shortage(error)
-                return Snapshot()
+                return FileListing()
             with closing_fd(workspace):
-                snapshot = snapshots.scan(workspace)
-        log.debug("a workspace was scanned", extra={"files": len(snapshot.files)})
-        return snapshot
+                listing = file_listing.scan(workspace)
+        log.debug("a workspace was scanned", extra={"files": len(listing.files)})
+        return listing
 
     def _clear_files(self, directory: str) -> None:
         with self._open(directory) as session_directory, self._open("") as sessions:
@@ -236,7 +235,7 @@ class Workspaces:
 
     def _copy(
         self, source: str, target: str, data: JsonObject, is_cancelled: Callable[[], bool]
-    ) -> Snapshot:
+    ) -> FileListing:
         def is_to_stop() -> bool:
             self._check_room()  # others may have taken what there was when the copy began
             return is_cancelled()
@@ -252,11 +251,11 @@ class Workspaces:
             for part in COPIED_SUBDIRECTORIES:
                 copier.copy(old, new, part)
             data_files.write_if_changed(workspace, state, data, None)
-            snapshot = snapshots.scan(workspace)
+            listing = file_listing.scan(workspace)
             copier.sync(new)
         with closing_fd(os.open(self._sessions, os.O_RDONLY | os.O_CLOEXEC)) as sessions:
             os.fsync(sessions)
-        return snapshot
+        return listing
 
     def _remove(self, directory: str, seconds: float = PATIENCE) -> None:
         with self._open("") as sessions:
@@ -315,13 +314,13 @@ def own_directories(sessions: Path) -> list[str]:
 
 
 def _compare(
-    snapshot: Snapshot,
-    before: Snapshot | None,
+    listing: FileListing,
+    before: FileListing | None,
     data_file: SessionDataFile | None,
     data: JsonObject | None,
 ) -> WorkspaceChanges:
-    changed = NO_FILES_CHANGED if before is None else snapshot.changes_since(before)
-    return WorkspaceChanges(snapshot, data_file, data, changed)
+    changed = NO_FILES_CHANGED if before is None else listing.changes_since(before)
+    return WorkspaceChanges(listing, data_file, data, changed)
 
 
 def _trash_name() -> str:

@@ -15,6 +15,7 @@ import click
 
 from era_kernels.errors import InvalidRequest
 from era_kernels.models import JsonObject
+from era_kernels.storage_commands.d1_tables import list_tables
 from era_kernels.storage_commands.databases import open_databases
 from era_kernels.storage_commands.objects import ObjectInfo, open_objects
 from era_kernels.storage_commands.options import (
@@ -29,7 +30,6 @@ from era_kernels.storage_commands.options import (
 from era_kernels.storage_commands.places import CHUNK_BYTES
 from era_kernels.storage_commands.rows import encode_line
 from era_kernels.storage_commands.sql_command import sql
-from era_kernels.storage_commands.tables import list_tables
 from era_kernels.storage_commands.transfers import export, import_
 from era_kernels.storage_commands.values import Value, open_values
 

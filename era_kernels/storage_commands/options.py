@@ -17,7 +17,7 @@ import click
 
 from era_kernels.errors import InvalidRequest, StartError
 from era_kernels.models import JsonObject
-from era_kernels.models.storage import NAMESPACE_PATTERN, NAMESPACE_RULE
+from era_kernels.models.storage_namespaces import NAMESPACE_PATTERN, NAMESPACE_RULE
 from era_kernels.settings import Settings
 from era_kernels.storage_commands.places import CHUNK_BYTES
 

@@ -9,10 +9,10 @@ from typing import Any
 import click
 
 from era_kernels.errors import SqlReadOnly, StartError
+from era_kernels.storage_commands.d1_tables import write_csv, write_lines
 from era_kernels.storage_commands.databases import Params, open_databases
 from era_kernels.storage_commands.options import opened, output_file, with_access
 from era_kernels.storage_commands.rows import format_table, is_storable, parse_number
-from era_kernels.storage_commands.tables import write_csv, write_lines
 
 
 @click.command()

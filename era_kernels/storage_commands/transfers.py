@@ -10,6 +10,13 @@ import click
 
 from era_kernels.errors import StartError
 from era_kernels.storage_commands import archives
+from era_kernels.storage_commands.d1_tables import (
+    find_table,
+    import_rows,
+    read_table,
+    write_csv,
+    write_lines,
+)
 from era_kernels.storage_commands.databases import open_databases
 from era_kernels.storage_commands.objects import open_objects
 from era_kernels.storage_commands.options import (
@@ -21,13 +28,6 @@ from era_kernels.storage_commands.options import (
     with_access,
 )
 from era_kernels.storage_commands.rows import Row, read_csv, read_rows
-from era_kernels.storage_commands.tables import (
-    find_table,
-    import_rows,
-    read_table,
-    write_csv,
-    write_lines,
-)
 from era_kernels.storage_commands.value_lines import export_values, import_values
 from era_kernels.storage_commands.values import open_values
 

@@ -25,7 +25,7 @@ from era_kernels.errors import (
     Unauthorized,
 )
 from era_kernels.json_codec import in_thread_if_large
-from era_kernels.models import JsonObject
+from era_kernels.models import SERVER_VARIABLES, JsonObject
 from era_kernels.web import headers, requests, unknown_fields
 from era_kernels.web.access import Caller
 from era_kernels.web.answers import AnswerHandler, error_response
@@ -210,6 +210,7 @@ class BaseHandler(AnswerHandler):
             if self.request.method not in self.allowed_methods().split(", "):
                 raise MethodNotAllowed(f"This path takes {self.allowed_methods()}.")
             self._warn_of_parameters()
+            self._warn_of_idempotency_key()
             self.check_path()
             if length > self.max_body:
                 raise self._too_large()
@@ -228,6 +229,14 @@ class BaseHandler(AnswerHandler):
         if self.request.query_arguments and self._operation is not None:
             model = self.query_model(self._operation)
             self.warn(unknown_fields.in_query(model, self.request.query_arguments))
+
+    def _warn_of_idempotency_key(self) -> None:
+        """Warns where the caller counts on it and the request would be done again."""
+        key, operation = headers.IDEMPOTENCY_KEY, self._operation
+        if operation is None or self.request.method != "POST" or key not in self.request.headers:
+            return
+        if not any(header.name == key for header in operation.headers):
+            self.warn([f"{key} is honoured by run and stream alone: repeated, this is done again"])
 
     def _warn_of_unread_body(self) -> None:
         """Warns of the fields of a small body that no method has read: most take none at all."""
@@ -290,6 +299,8 @@ class BaseHandler(AnswerHandler):
 
     async def read_env(self, env: Mapping[str, Any] | None) -> dict[str, str]:
         """Returns the variables of the body as strings, numbers as they are written in the body."""
+        fixed = sorted((env or {}).keys() & SERVER_VARIABLES)
+        self.warn(f"env.{name} is set by the server: this value is not used" for name in fixed)
         return await requests.env_strings(env, self.body)
 
     def read_query(self, model: type[M]) -> M:

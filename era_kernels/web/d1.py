@@ -78,6 +78,8 @@ class SqlStatement(RequestModel):
         json_schema_extra={"examples": [{"sql": "SELECT ? + 1 AS answer", "params": [41]}]}
     )
 
+    synonyms = {"query": "sql", "statement": "sql", "parameters": "params", "args": "params"}
+
     sql: str
     params: Annotated[
         Any,

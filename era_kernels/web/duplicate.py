@@ -6,15 +6,20 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import ConfigDict, Field
 
+from era_kernels.models import Variables
 from era_kernels.services.session_duplication import DuplicateRequest
 from era_kernels.web.base import BaseHandler, HandlerContext
 from era_kernels.web.operations import Operation
 from era_kernels.web.requests import JsonMap, RequestModel, SessionId
 from era_kernels.web.responses import ResponseModel
 from era_kernels.web.session_responses import SessionAnswer, session_response
+from era_kernels.web.sessions import CREATION_FIELDS, ChangeSession
 
 if TYPE_CHECKING:
     from era_kernels.services.sessions import SessionService
+
+
+NOT_COPIED = "variables are not copied: the duplicate starts with a fresh kernel"
 
 
 class DuplicateSession(RequestModel):
@@ -22,11 +27,24 @@ class DuplicateSession(RequestModel):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"new_id": "my-copy"}]})
 
+    synonyms = {"session_id": "new_id", "new_session_id": "new_id", "target_id": "new_id"}
+    remarks = {
+        **dict.fromkeys(
+            set(CREATION_FIELDS) - {"session_id"},
+            "is the same as the source's; it changes nothing here",
+        ),
+        **dict.fromkeys(
+            ChangeSession.model_fields, "is the same as the source's; PATCH changes it afterwards"
+        ),
+    }
+
     new_id: SessionId | None = Field(None, description="Default: a random id.")
     id: SessionId | None = Field(None, description="The same as `new_id`.")
     data: JsonMap | None = Field(None, description="Instead of the source's, whole.")
     variables: bool | None = Field(
-        None, description="Default true: wait for the runs before it. False: copy at once."
+        None,
+        description="Default true: wait for the runs before it, and tell which variables are lost. "
+        "False: copy at once.",
     )
 
 
@@ -38,7 +56,7 @@ class LostVariable(ResponseModel):
 
 
 class CopyAnswer(ResponseModel):
-    """What of the interpreter was copied; with `files`, no variables, and none were looked at."""
+    """What of the interpreter was copied: with `files`, none of the variables, which are lost."""
 
     mode: Literal["files", "variables"]
     copied: list[str]
@@ -74,7 +92,15 @@ class DuplicateHandler(BaseHandler):
         duplicate_request = DuplicateRequest(
             body.new_id or body.id, body.data, skip_queue=body.variables is False
         )
-        view = await self.while_connected(self.sessions.duplicate(session_id, duplicate_request))
-        copied = {"mode": "files", "copied": [], "lost": []}
+        view, variables = await self.while_connected(
+            self.sessions.duplicate(session_id, duplicate_request)
+        )
+        if variables is None:
+            self.warn(["copy.lost is empty: the source has variables, and its kernel lists none"])
+            variables = Variables()
+        elif variables.truncated:
+            self.warn(["copy.lost is not whole: the source has more variables than it lists"])
+        lost = [LostVariable(name=one.name, reason=NOT_COPIED) for one in variables.variables]
+        copied = CopyAnswer(mode="files", copied=[], lost=lost)
         out = {**session_response(view), "source_session_id": session_id, "copy": copied}
         await self.finish_json(out, 201)

@@ -65,6 +65,16 @@ class ExecRequest(TimeoutFields):
         }
     )
 
+    synonyms = {
+        **TimeoutFields.synonyms,
+        "cmd": "command",
+        "args": "argv",
+        "workdir": "cwd",
+        "working_directory": "cwd",
+        "input": "stdin",
+    }
+    remarks = {"code": "belongs to run; exec takes a program, as `command` or `argv`"}
+
     command: ArgumentText | None = Field(None, description="What `sh -c` runs.")
     argv: TextList[ArgumentText] | None = Field(
         None, min_length=1, description="A program, looked up in PATH, and its arguments."

@@ -31,6 +31,11 @@ class ExecuteRequest(TimeoutFields):
         json_schema_extra={"examples": [{"language": "python", "code": "print(6 * 7)"}]}
     )
 
+    remarks = dict.fromkeys(
+        ("session_id", "data", "update_data", "background"),
+        "belongs to runs in a session; execute makes one of its own and deletes it",
+    )
+
     language: str = Field(description="A language or an alias, in any case.")
     code: str
     env: Env | None = None

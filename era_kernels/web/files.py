@@ -25,7 +25,7 @@ from era_kernels.web.transfers import TransferHandler
 
 if TYPE_CHECKING:
     from era_kernels.services.files import FileService
-    from era_kernels.storage.snapshot import Snapshot
+    from era_kernels.storage.file_listing import FileListing
 
 _FORM_TYPE = "application/x-www-form-urlencoded"
 _MULTIPART_TYPE = "multipart/form-data"
@@ -76,9 +76,9 @@ class FilesHandler(BaseHandler):
         self.files = files
 
     async def get(self, session_id: str) -> None:
-        snapshot = await self.files.list_files(session_id)
-        size = LARGE_LIST_BYTES if snapshot.count > LARGE_LIST else 0
-        await self.finish_json(await in_thread_if_large(size, _files_response, snapshot), size=size)
+        listing = await self.files.list_files(session_id)
+        size = LARGE_LIST_BYTES if listing.count > LARGE_LIST else 0
+        await self.finish_json(await in_thread_if_large(size, _files_response, listing), size=size)
 
 
 class FileHandler(TransferHandler[QuotaUpload]):
@@ -162,14 +162,14 @@ class FileHandler(TransferHandler[QuotaUpload]):
         )
 
 
-def _files_response(snapshot: Snapshot) -> FilesAnswer:
+def _files_response(listing: FileListing) -> FilesAnswer:
     listed: list[FileListed] = []
-    for file in snapshot.files:
+    for file in listing.files:
         time = to_iso(file.modified_at)
         listed.append({"path": file.path, "size": file.size, "modified_at": time, "uploaded": time})
     return FilesAnswer(
         files=listed,
         total_count=len(listed),
         count=len(listed),
-        total_size_bytes=snapshot.total_size,
+        total_size_bytes=listing.total_size,
     )

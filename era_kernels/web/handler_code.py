@@ -60,12 +60,15 @@ async def parse_answer(result: RunResult, place: Place) -> tuple[int, Headers, b
     Other tasks run meanwhile: a program may print a bomb. Raises GatewayTimeout, BadGateway where
     the answer is not all that the program would have said.
     """
+    execution_id = result.execution_id
     if result.error is not None and result.error.code == "EXECUTION_TIMEOUT":
-        raise GatewayTimeout("The stored code gave no answer in time.")
+        raise GatewayTimeout("The stored code gave no answer in time.", id=execution_id)
     if result.error is not None:
-        raise BadGateway(f"The stored code gave no whole answer. {result.error.message}")
+        message = f"The stored code gave no whole answer. {result.error.message}"
+        raise BadGateway(message, id=execution_id)
     if not result.is_stdout_whole:
-        raise BadGateway("The stored code printed more than max_answer_output allows.")
+        message = "The stored code printed more than max_answer_output allows."
+        raise BadGateway(message, id=execution_id)
     body = result.stdout.encode("utf-8", "replace")
     value = await json_codec.loads_object_or_none_async(body)
     if value is None:

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 
 from era_kernels.errors import InvalidRequest, UnsupportedMediaType
 
+IDEMPOTENCY_KEY = "Idempotency-Key"
+
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@~-]{1,128}")
 _LENGTH = re.compile(r"([0-9]{1,18})(?:,[ \t]*\1)*")
 

@@ -18,6 +18,8 @@ class InputBody(RequestModel):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"value": "Ada"}]})
 
+    synonyms = {"input": "value", "text": "value"}
+
     value: str = Field(description="One line; a newline at its end is dropped.")
 
 

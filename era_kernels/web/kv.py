@@ -36,6 +36,9 @@ class PutValue(RequestModel):
         json_schema_extra={"examples": [{"value": '{"theme":"dark"}', "metadata": {"by": "me"}}]}
     )
 
+    synonyms = {"ttl": "expiration_ttl", "expires_in": "expiration_ttl"}
+    remarks = {"expires_at": "is not known; `expiration_ttl` takes the seconds until it expires"}
+
     value: str = Field(description="Any text, of at most `max_kv_value` bytes in UTF-8.")
     metadata: JsonMap | None = Field(
         None, description="At most 1 KiB of JSON; replaces the old one, also when absent."

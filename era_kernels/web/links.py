@@ -33,6 +33,9 @@ class CreateLink(RequestModel):
         json_schema_extra={"examples": [{"path": "report.csv", "method": "GET", "ttl": 600}]}
     )
 
+    synonyms = {"expires_in": "ttl", "expiration_ttl": "ttl", "file": "path"}
+    remarks = {"expires_at": "is not known; `ttl` takes the seconds until the link expires"}
+
     path: str | None = Field(None, description="A file of the session, which need not be there.")
     method: Literal["GET", "PUT"] | None = Field(None, description="With a path; `GET` if absent.")
     port: Annotated[int, Field(ge=1, le=MAX_PORT)] | None = None

@@ -13,7 +13,7 @@ from pydantic.json_schema import GenerateJsonSchema
 
 from era_kernels import __version__, json_codec
 from era_kernels.models import JsonObject
-from era_kernels.models.storage import NAMESPACE_PATTERN
+from era_kernels.models.storage_namespaces import NAMESPACE_PATTERN
 from era_kernels.web.answers import WARNINGS_HEADER
 from era_kernels.web.base import BaseHandler, HandlerContext
 from era_kernels.web.operations import Media, Operation, RequestHeader, Route

@@ -263,6 +263,7 @@ class ProxyHandler(BaseHandler):
         )
         base_url = self.context.access.base_url(self.request)
         result = await self._handlers.run(self._session_id, code, env, base_url)
+        self.set_sticky_header("X-Execution-Id", result.execution_id)
         status, given, body = await handler_code.parse_answer(result, self._place)
         self._set_head(status, "", given)
         self.finish(None if status in (204, 304) else body)

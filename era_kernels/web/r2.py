@@ -66,6 +66,8 @@ class PutObject(RequestModel):
         json_schema_extra={"examples": [{"content": "aGVsbG8K", "metadata": {"type": "text"}}]}
     )
 
+    synonyms = {"body": "content", "customMetadata": "metadata"}
+
     content: str = Field(description="The bytes in base64.")
     metadata: TextMap | None = Field(None, description="The custom metadata.")
     httpMetadata: HttpMetadata | None = None

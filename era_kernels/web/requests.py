@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence, Sized
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -28,7 +28,7 @@ from era_kernels.json_codec import (
     loads_object_async,
 )
 from era_kernels.models.internet import HOST_PATTERN, MAX_HOST_PATTERNS, HostPatterns
-from era_kernels.models.storage import MAX_SCOPE_PATTERNS, SCOPE_PATTERN, StorageScope
+from era_kernels.models.storage_namespaces import MAX_SCOPE_PATTERNS, SCOPE_PATTERN, StorageScope
 
 ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 ID_RULE = (
@@ -44,6 +44,9 @@ _MAX_TIMEOUT = 1e12  # seconds; any greater timeout is refused for the same reas
 
 ITEMS_PER_SLICE = 256  # items of a list of models that are checked at once
 
+# What warnings say of fields that only the creation of a session takes.
+FIXED_AT_CREATION = "is fixed when a session is created; it changes nothing here"
+
 M = TypeVar("M", bound=BaseModel)
 T = TypeVar("T")
 
@@ -52,12 +55,17 @@ class RequestModel(BaseModel):
     """A JSON body: strict (`"1"` is not 1, an integer is a number), unknown fields are ignored."""
 
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
+    # For the warnings of unknown fields: other words for a field, and what belongs elsewhere.
+    synonyms: ClassVar[Mapping[str, str]] = {}
+    remarks: ClassVar[Mapping[str, str]] = {}
 
 
 class QueryModel(BaseModel):
     """A query string, whose values are text; unknown names are ignored."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
+    synonyms: ClassVar[Mapping[str, str]] = {}
+    remarks: ClassVar[Mapping[str, str]] = {}
 
 
 # ---------------------------------------------------------------- fields
@@ -217,7 +225,9 @@ Count = Annotated[int, Field(ge=0), AfterValidator(lambda number: min(number, _M
 
 
 class TimeoutFields(RequestModel):
-    """Bodies that may bound a run's time, in either unit."""
+    """Bodies that may bound a run's time, in either unit, and have variables of its environment."""
+
+    synonyms = {"environment": "env", "envs": "env", "environment_variables": "env"}
 
     timeout_ms: Seconds | None = Field(
         None, description=f"Milliseconds; wins over `timeout`. {_DEFAULT_TIMEOUT_RULE}"

@@ -26,6 +26,7 @@ from era_kernels.web.executions import (
 from era_kernels.web.files import FileHandler, FilesHandler
 from era_kernels.web.health import HealthHandler, LanguagesHandler, LimitsHandler
 from era_kernels.web.input import InputHandler
+from era_kernels.web.inspection import StackHandler, VariablesHandler
 from era_kernels.web.interrupt import InterruptHandler, SessionInterruptHandler
 from era_kernels.web.kv import KVHandler, KVNamespaceHandler
 from era_kernels.web.link_files import FileLinkHandler
@@ -45,7 +46,6 @@ from era_kernels.web.runs import RunHandler, StreamHandler
 from era_kernels.web.sessions import RestartHandler, SessionHandler, SessionsHandler
 from era_kernels.web.storage import StoragePathHandler
 from era_kernels.web.swagger_ui import DocsFileHandler, DocsHandler, RootHandler
-from era_kernels.web.variables import StackHandler, VariablesHandler
 
 if TYPE_CHECKING:
     from era_kernels.services.executions.service import ExecutionService

@@ -17,9 +17,16 @@ from era_kernels.errors import InvalidRequest
 from era_kernels.json_incremental import LARGE_BYTES
 from era_kernels.models import Submission
 from era_kernels.web.base import BaseHandler, ClientDisconnected, HandlerContext
-from era_kernels.web.headers import check_uncompressed
+from era_kernels.web.headers import IDEMPOTENCY_KEY, check_uncompressed
 from era_kernels.web.operations import Media, Operation, RequestHeader
-from era_kernels.web.requests import Env, JsonMap, QueryModel, QuerySeconds, TimeoutFields
+from era_kernels.web.requests import (
+    FIXED_AT_CREATION,
+    Env,
+    JsonMap,
+    QueryModel,
+    QuerySeconds,
+    TimeoutFields,
+)
 from era_kernels.web.responses import (
     ResponseModel,
     RunAnswer,
@@ -36,7 +43,6 @@ if TYPE_CHECKING:
     from era_kernels.services.sessions import SessionService
     from era_kernels.services.stored_code import StoredCodeService
 
-IDEMPOTENCY_KEY = "Idempotency-Key"
 MAX_KEY_LENGTH = 255  # characters
 _IDEMPOTENCY_HEADER = RequestHeader(
     IDEMPOTENCY_KEY,
@@ -77,6 +83,13 @@ class RunRequest(TimeoutFields):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"code": "print(6 * 7)"}]})
 
+    remarks = {
+        **dict.fromkeys(("command", "cmd", "argv", "stdin", "cwd"), "belongs to exec"),
+        **dict.fromkeys(("language", "kernel"), FIXED_AT_CREATION),
+        "files": "belongs to execute; PUT …/files puts files into a session",
+        "session_id": "is in the path; it changes nothing here",
+    }
+
     code: str | None = Field(None, description="Default: the code stored with the session.")
     update_data: JsonMap | None = Field(
         None, description="Merged into the session's data before the run."
@@ -112,6 +125,8 @@ class RunQuery(QueryModel):
 
 class RawRunQuery(RunQuery):
     """What a run may be given beside a body that is code; without `raw` it is in the body."""
+
+    remarks = dict.fromkeys(("env", "update_data"), "cannot be given with `raw`")
 
     timeout_ms: QuerySeconds | None = Field(None, description="With `raw`: as in the body.")
     timeout: QuerySeconds | None = Field(None, description="With `raw`: as in the body.")

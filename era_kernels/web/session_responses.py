@@ -11,7 +11,7 @@ from era_kernels.services.session_limits import LIMIT_FIELDS
 from era_kernels.web.responses import ResponseModel
 
 if TYPE_CHECKING:
-    from era_kernels.storage.snapshot import Snapshot
+    from era_kernels.storage.file_listing import FileListing
 
 
 class IsolationAnswer(ResponseModel):
@@ -176,8 +176,8 @@ def file_response(file: FileInfo) -> FileAnswer:
     return FileAnswer(path=file.path, size=file.size, modified_at=to_iso(file.modified_at))
 
 
-def files_response(snapshot: Snapshot) -> list[FileAnswer]:
-    return [file_response(file) for file in snapshot.files]
+def files_response(listing: FileListing) -> list[FileAnswer]:
+    return [file_response(file) for file in listing.files]
 
 
 def _int_if_whole(seconds: float) -> float:

@@ -14,6 +14,7 @@ from era_kernels.models import (
     ALL_STORAGE,
     Limits,
     NewSession,
+    Session,
     now,
     to_iso,
 )
@@ -21,6 +22,7 @@ from era_kernels.services.session_limits import LIMIT_FIELDS
 from era_kernels.web.base import BaseHandler, HandlerContext
 from era_kernels.web.operations import Operation
 from era_kernels.web.requests import (
+    FIXED_AT_CREATION,
     HostPatternsField,
     JsonMap,
     Paging,
@@ -63,10 +65,29 @@ class SessionLimits(RequestModel):
     cpu: ProcessorCount | None = Field(None, description="Processors kept busy, such as 0.5.")
 
 
+# What a session shows and nobody sets: some send back all that they have got.
+_TOLD_BY_SERVER = dict.fromkeys(
+    (
+        *("created_at", "updated_at", "last_run_at", "file_count", "total_size_bytes"),
+        *("status", "kernel_generation", "isolation"),
+    ),
+    "is told by the server; it changes nothing here",
+)
+
+
 class CreateSession(RequestModel):
     """A wish for a session."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"language": "python"}]})
+
+    synonyms = {"name": "session_id", "network": "allowInternetAccess", "labels": "metadata"}
+    remarks = {
+        **_TOLD_BY_SERVER,
+        **dict.fromkeys(SessionLimits.model_fields, "belongs in `limits`"),
+        "env": "is given to each run, and is not kept",
+        "code": "is not known; PUT …/code stores code with a session",
+        "files": "is not known; PUT …/files puts files into a session",
+    }
 
     language: str = Field(description="A language or an alias, in any case.")
     kernel: str | None = Field(None, description="One that /api/languages lists for it.")
@@ -97,10 +118,22 @@ class CreateSession(RequestModel):
     )
 
 
+# What only the creation of a session takes.
+CREATION_FIELDS = (
+    "language", "kernel", "persistent", "session_id", "id", "limits", "mounts", "exist_ok",
+)  # fmt: skip
+
+
 class ChangeSession(RequestModel):
     """What to change; what is absent stays. Values are replaced whole."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"metadata": {"owner": "ada"}}]})
+
+    synonyms = {"network": "allowInternetAccess", "labels": "metadata"}
+    remarks = {
+        **_TOLD_BY_SERVER,
+        **dict.fromkeys((*SessionLimits.model_fields, *CREATION_FIELDS), FIXED_AT_CREATION),
+    }
 
     default_timeout: PositiveSeconds | None = Field(None, description="Seconds; null unsets it.")
     ttl: PositiveSeconds | None = Field(
@@ -178,6 +211,7 @@ class SessionsHandler(BaseHandler):
     async def post(self) -> None:
         new = _new_session(await self.read_body(CreateSession))
         view, is_new = await self.sessions.create(new)
+        self.warn(_ineffective_hosts(new.allow_hosts, view.session))
         await self.finish_json(session_response(view), 201 if is_new else 200)
 
     async def delete(self) -> None:
@@ -209,14 +243,15 @@ class SessionHandler(BaseHandler):
 
     async def get(self, session_id: str) -> None:
         view = await self.sessions.get(session_id)
-        snapshot = await self.sessions.files(session_id)
-        size = LARGE_LIST_BYTES if snapshot.count > LARGE_LIST else 0
-        files = await in_thread_if_large(size, files_response, snapshot)
+        listing = await self.sessions.files(session_id)
+        size = LARGE_LIST_BYTES if listing.count > LARGE_LIST else 0
+        files = await in_thread_if_large(size, files_response, listing)
         await self.finish_json({**session_response(view), "files": files}, size=size)
 
     async def patch(self, session_id: str) -> None:
         changes = _changes(await self.read_body(ChangeSession))
         view = await self.sessions.update(session_id, **changes)
+        self.warn(_ineffective_hosts(changes.get("allow_hosts"), view.session))
         await self.finish_json(
             ChangedAnswer(
                 success=True,
@@ -271,6 +306,13 @@ def _new_session(body: CreateSession) -> NewSession:
         allow_hosts=body.allow_hosts,
         exist_ok=body.exist_ok is True,
     )
+
+
+def _ineffective_hosts(given: object, session: Session) -> list[str]:
+    """Returns a warning where a caller names hosts for a session without internet access."""
+    if given is None or session.allow_internet:
+        return []
+    return ["allow_hosts opens nothing while allowInternetAccess is false"]
 
 
 def _to_limits(requested: SessionLimits | None) -> Limits | None:

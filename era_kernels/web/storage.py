@@ -10,13 +10,20 @@ from pydantic import AfterValidator, BaseModel, Field
 
 from era_kernels.errors import InvalidPath, InvalidRequest, NotFound
 from era_kernels.models import ResourceType
-from era_kernels.models.storage import NAMESPACE_PATTERN, NAMESPACE_RULE
+from era_kernels.models.storage_namespaces import NAMESPACE_PATTERN, NAMESPACE_RULE
 from era_kernels.web.base import BaseHandler, HandlerContext
 from era_kernels.web.operations import Operation
 from era_kernels.web.requests import PositiveInt, QueryModel
 
 DEFAULT_PAGE = 100  # entries of a list
 MAX_PAGE = 1000  # a greater limit is lowered to this
+
+
+_EMPTY_IT = "A namespace is there as long as it has keys: GET lists them, DELETE removes each."
+_DROP_TABLES = (
+    "A database of D1 is used by POST to …/query, …/exec and …/batch; DROP TABLE empties it, "
+    "and its namespace stays."
+)
 
 
 class KeyQuery(QueryModel):
@@ -102,7 +109,8 @@ class StorageHandler(BaseHandler):
         """The key of the request. Raises InvalidPath where there is none."""
         key = self.key
         if key is None:
-            raise self._invalid_path("A key is missing, in the path or as `?key=`.")
+            hint = _EMPTY_IT if self.request.method == "DELETE" else None
+            raise self._invalid_path("A key is missing, in the path or as `?key=`.", hint)
         return key
 
     def read_prefix(self, name: str) -> str:
@@ -116,9 +124,9 @@ class StorageHandler(BaseHandler):
         if not NAMESPACE_PATTERN.fullmatch(self.namespace):
             raise self._invalid_path(f"A namespace {NAMESPACE_RULE}.")
 
-    def _invalid_path(self, message: str) -> InvalidPath:
+    def _invalid_path(self, message: str, hint: str | None = None) -> InvalidPath:
         """Returns the error for a path that has not the handler's format."""
-        return InvalidPath(message, format=self.format)
+        return InvalidPath(message, format=self.format, hint=hint)
 
     def _decode(self, key: bytes) -> str:
         try:
@@ -153,7 +161,8 @@ class StoragePathHandler(BaseHandler):
     def check_path(self) -> None:
         type_, _, rest = self.path_args[0].partition("/") if self.path_args else ("", "", "")
         if type_ in STORAGE_TYPES and NAMESPACE_PATTERN.fullmatch(rest.partition("/")[0]):
-            raise NotFound("There is nothing at this path.")
+            hint = _DROP_TABLES if type_ == ResourceType.D1 else None
+            raise NotFound("There is nothing at this path.", hint=hint)
         raise InvalidPath(
             "A path of the storage holds a type, which is kv, d1 or r2, and a namespace.",
             format=self.format,

@@ -1,12 +1,12 @@
 """Finds what a request holds that its models do not know, and words it as warnings.
 
 Everything comes from the pydantic models that validate: what a model takes as it is (`data`, `env`)
-is no model, so nothing inside it is looked at.
+is no model, so nothing inside it is looked at. A model may have `synonyms`, other words for its
+names, and `remarks`, what to say of names that belong elsewhere; both are spelt in any way.
 """
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -18,6 +18,8 @@ from urllib.parse import quote
 from pydantic import AliasChoices, BaseModel, RootModel
 from pydantic.fields import FieldInfo
 
+from era_kernels.web.similar_names import find_similar, fold
+
 MAX_WARNINGS = 8  # warnings of one request
 MAX_WARNING_LENGTH = 200  # characters of a warning
 MAX_NAME_LENGTH = 64  # characters of a name that a warning repeats
@@ -27,11 +29,13 @@ _UNIONS = (Union, UnionType)
 
 @dataclass(frozen=True, slots=True)
 class _Shape:
-    """What a model knows: its names, and the types of those that can hold models."""
+    """What a model knows: its names, the types of those that can hold models, and other words."""
 
     names: frozenset[str]
     nested: Mapping[str, Any]
     takes_all: bool
+    synonyms: Mapping[str, str]  # folded name → the name here
+    remarks: Mapping[str, str]  # folded name → what to say of it
 
 
 def in_body(model: type[BaseModel] | None, value: object) -> list[str]:
@@ -62,7 +66,7 @@ def in_query(model: type[BaseModel] | None, names: Iterable[str]) -> Iterator[st
     for raw_name in names:
         name = raw_name.encode("latin1", "replace").decode("utf-8", "replace")
         if not _knows_parameter(model, shape, name):
-            yield _warning(name, "", shape.names)
+            yield _warning(name, "", shape)
 
 
 def to_header(warnings: Iterable[str]) -> str:
@@ -104,7 +108,7 @@ def _in_object(shape: _Shape, value: Mapping[str, object], place: str) -> Iterat
     if not shape.takes_all and not value.keys() <= shape.names:
         for name in value:
             if name not in shape.names:
-                yield _warning(name, place, shape.names)
+                yield _warning(name, place, shape)
     for name, annotation in shape.nested.items():
         if name in value:
             yield from _in_value(annotation, value[name], _join(place, name))
@@ -122,7 +126,7 @@ def _knows_parameter(model: type[BaseModel] | None, shape: _Shape, name: str) ->
 
 # ---------------------------------------------------------------- models
 
-_NOTHING = _Shape(frozenset(), {}, takes_all=False)
+_NOTHING = _Shape(frozenset(), {}, takes_all=False, synonyms={}, remarks={})
 
 
 @cache
@@ -133,7 +137,13 @@ def _shape(model: type[BaseModel]) -> _Shape:
         for name in _names_of(model, field_name, field)
     }
     nested = {name: kind for name, kind in by_name.items() if _holds_models(kind)}
-    return _Shape(frozenset(by_name), nested, model.model_config.get("extra") == "allow")
+    return _Shape(
+        frozenset(by_name),
+        nested,
+        model.model_config.get("extra") == "allow",
+        {fold(name): meant for name, meant in getattr(model, "synonyms", {}).items()},
+        {fold(name): text for name, text in getattr(model, "remarks", {}).items()},
+    )
 
 
 def _names_of(model: type[BaseModel], field_name: str, field: FieldInfo) -> list[str]:
@@ -191,23 +201,17 @@ def _join(place: str, name: str) -> str:
     return f"{place}.{_shown(name)}" if place else _shown(name)
 
 
-def _warning(name: str, place: str, known: Collection[str]) -> str:
-    text = f"{_join(place, name)} is not known"
-    meant = _similar(name, known)
-    if meant is not None:
-        text += f"; did you mean {meant}?"
+def _warning(name: str, place: str, shape: _Shape) -> str:
+    short = name[:MAX_NAME_LENGTH]
+    remark = shape.remarks.get(fold(short))
+    meant = shape.synonyms.get(fold(short)) or find_similar(short, shape.names)
+    if remark is not None:
+        text = f"{_join(place, name)} {remark}"
+    elif meant is not None:
+        text = f"{_join(place, name)} is not known; did you mean {meant}?"
+    else:
+        text = f"{_join(place, name)} is not known"
     return text if len(text) <= MAX_WARNING_LENGTH else text[: MAX_WARNING_LENGTH - 1] + "…"
-
-
-def _similar(name: str, known: Collection[str]) -> str | None:
-    """Returns the known name that is most like this one, whatever the case and the underscores."""
-    by_key = {_key(one): one for one in sorted(known)}
-    found = difflib.get_close_matches(_key(name[:MAX_NAME_LENGTH]), by_key, 1)
-    return by_key[found[0]] if found else None
-
-
-def _key(name: str) -> str:
-    return name.lower().replace("_", "").replace("-", "")
 
 
 def _shown(name: str) -> str:

@@ -107,6 +107,18 @@ def test_sql_error(post: Post) -> None:
     assert "syntax error" in shown["details"]
 
 
+@pytest.mark.parametrize("mode", ["query", "exec"])
+@pytest.mark.parametrize(
+    "sql", ["SELECT * FORM t", "SELECT ?", "SELECT 1; SELECT ?1", "ATTACH 'a' AS b"]
+)
+def test_errors_are_sentences(post: Post, mode: str, sql: str) -> None:
+    """Whoever found the mistake, SQLite, Python or the server: there is one full stop behind it."""
+    answer = post(mode, sql, [1, 2])
+    message = answer.json()["message"]
+    assert answer.status_code == 400
+    assert message.endswith(".") and not message.endswith("..")
+
+
 BAD_BODIES = [
     ("query", {}, "sql"),
     ("query", {"sql": 1}, "sql"),
@@ -158,6 +170,11 @@ def test_paths(client: Client) -> None:
     """Other paths below a database are not there, and other methods are not taken."""
     check_error(client.http.post("/api/storage/d1/n", json={}), 404, "NOT_FOUND")
     check_error(client.http.post("/api/storage/d1/n/drop", json={}), 404, "NOT_FOUND")
+    refused = check_error(client.http.delete("/api/storage/d1/n"), 404, "NOT_FOUND")
+    assert "DROP TABLE" in refused["hint"]
+    for kind in ("kv", "r2"):
+        refused = check_error(client.http.delete(f"/api/storage/{kind}/n"), 400, "INVALID_PATH")
+        assert "DELETE removes each" in refused["hint"]
     check_error(client.http.get("/api/storage/d1/n/query"), 405, "METHOD_NOT_ALLOWED")
 
 

@@ -62,7 +62,11 @@ def test_answer(session: SessionClient) -> None:
     assert answer.status_code == 201
     shown = answer.json()
     assert shown.pop("source_session_id") == session.id
-    assert shown.pop("copy") == {"mode": "files", "copied": [], "lost": []}
+    told = shown.pop("copy")
+    assert (told["mode"], told["copied"]) == ("files", [])
+    assert [one["name"] for one in told["lost"]] == ["x"] and "not copied" in told["lost"][0][
+        "reason"
+    ]
     check(
         shown, id="copy", session_id="copy", last_run_at="", file_count=1, total_size_bytes=4,
         data={"a": 1}, status="stopped", kernel_generation=0,
@@ -145,8 +149,18 @@ def test_code(session: SessionClient) -> None:
 
 
 def test_variables_are_not_copied_yet(session: SessionClient) -> None:
-    """`copy.mode` is `files`: the copy starts with a fresh kernel, and the source keeps its own."""
+    """`copy.mode` is `files`: the copy starts with a fresh kernel, and the source keeps its own.
+
+    The answer names the variables that were there after the runs before, unless none are wanted.
+    """
+    assert ask(session).json()["copy"]["lost"] == []
     session.run("x = 1")
+    assert ask(session, variables=False).json()["copy"]["lost"] == []
+    with background_runs(session) as start:
+        start("open('ready', 'w').close(); import time; time.sleep(0.5); y = 2")
+        wait_for_file(session)
+        lost = ask(session, variables=True).json()["copy"]["lost"]
+    assert {"x", "y"} <= {one["name"] for one in lost}
     copy = duplicate(session)
     check(copy.run("print('x' in globals())"), stdout="False\n", started_from="fresh")
     check(session.run("print(x)"), stdout="1\n", started_from="live")

@@ -68,6 +68,8 @@ def test_answers(client: Client, session: SessionClient) -> None:
     assert "Content-Security-Policy" in answer.headers
     answer = client.http.get(store(session, "print('<p>'); 1/0"))
     assert (answer.status_code, answer.text) == (500, "<p>\n")
+    place = f"{session.path}/executions/{answer.headers['X-Execution-Id']}"
+    assert "ZeroDivisionError" in client.http.get(place).json()["stderr"]
     assert answer.headers["Content-Type"] == "text/plain; charset=utf-8"
     answer = client.http.get(store(session, """print('{"status": 204}')"""))
     assert (answer.status_code, answer.content) == (204, b"")
@@ -116,7 +118,9 @@ def test_too_slow_or_too_large(client: Client, session: SessionClient) -> None:
     client.http.patch(session.path, json={"default_timeout": 0.5})
     place = store(session, "import time\ntime.sleep(60)")
     started = time.monotonic()
-    check_error(client.http.get(place), 504, "GATEWAY_TIMEOUT")
+    answer = client.http.get(place)
+    told = check_error(answer, 504, "GATEWAY_TIMEOUT")
+    assert told["id"] == answer.headers["X-Execution-Id"]
     assert time.monotonic() - started < 20
     check_error(client.http.post(place, content=b"x" * 100_000), 413, "TOO_LARGE")
     chunks = iter([b"x" * 60_000] * 2)

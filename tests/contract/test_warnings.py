@@ -373,3 +373,53 @@ def test_body_that_is_taken_as_text(client: Client) -> None:
     body = json.dumps({"language": "python", "code": "", "filez": {}})
     answer = client.http.post("/api/execute", content=body, headers=headers)
     assert told(answer) == ["filez is not known; did you mean files?"]
+
+
+def test_key_that_is_not_honoured(client: Client, shared: SessionClient) -> None:
+    """A request that would be done again says so to a caller that counts on its key."""
+    headers, expected = {"Idempotency-Key": "warned-2"}, ["Idempotency-Key is honoured by run"]
+    file, sql = {"path": "a"}, {"sql": "SELECT 1"}
+    for path, body, texts in (
+        (f"{shared.path}/exec", {"argv": ["true"]}, expected),
+        ("/api/execute", {"language": "python", "code": ""}, expected),
+        ("/api/sessions", {"language": "python"}, expected),
+        (f"{shared.path}/duplicate", {}, expected),
+        (f"{shared.path}/links", file, expected),
+        ("/api/storage/d1/warned/exec", sql, expected),
+        (f"{shared.path}/run", {"code": ""}, []),
+        (f"{shared.path}/stream", {"code": ""}, []),
+    ):
+        answer = client.http.post(path, json=body, headers=headers)
+        assert [one.partition(" and stream")[0] for one in in_header(answer)] == texts, path
+    for method in ("GET", "PATCH"):  # which is as often as you like
+        assert told(client.http.request(method, shared.path, headers=headers)) == []
+
+
+def test_variables_of_the_server(client: Client, shared: SessionClient) -> None:
+    """A variable that the server sets is told, wherever code is run; others are not."""
+    env = {"ERA_SESSION_ID": "x", "ERA_BASE_URL": 1, "ERA_STORAGE_URL": "x", "ERA_MINE": "x"}
+    expected = [
+        f"env.{name} is set by the server: this value is not used"
+        for name in ("ERA_BASE_URL", "ERA_SESSION_ID")
+    ]
+    for path, body in (
+        ("/api/execute", {"language": "python", "code": ""}),
+        (f"{shared.path}/run", {"code": ""}),
+        (f"{shared.path}/exec", {"argv": ["true"]}),
+    ):
+        answer = client.http.post(path, json={**body, "env": env})
+        assert (answer.status_code, told(answer)) == (200, expected), path
+
+
+def test_hosts_without_internet_access(client: Client) -> None:
+    """Hosts that a session may reach are told to open nothing until it has internet access."""
+    hosts = {"allow_hosts": ["example.org"]}
+    answer = client.http.post("/api/sessions", json={"language": "python", **hosts})
+    path = f"/api/sessions/{answer.json()['id']}"
+    expected = ["allow_hosts opens nothing while allowInternetAccess is false"]
+    assert told(answer) == told(client.http.patch(path, json=hosts)) == expected
+    assert told(client.http.patch(path, json={"allow_hosts": None})) == []
+    client.http.delete(path)
+    asked = {"language": "python", "allowInternetAccess": True, **hosts}
+    answer = client.http.post("/api/sessions", json=asked)
+    assert answer.status_code == 409 or told(answer) == []  # a host whose walls have no such door

@@ -17,8 +17,8 @@ from era_kernels.errors import (
 )
 from era_kernels.models import Submission
 from era_kernels.services.files import FileService, unconditional
+from era_kernels.storage.file_listing import FileChange
 from era_kernels.storage.open_file import FileStatus
-from era_kernels.storage.snapshot import FileChange
 from tests.services.conftest import OpenServices
 from tests.services.service_fixture import DATA, Services, sleep_briefly
 from tests.waiting import until

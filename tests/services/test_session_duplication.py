@@ -31,7 +31,8 @@ from tests.waiting import until
 
 
 async def duplicate(services: Services, session_id: str | None = "s2", **fields: Any) -> Session:
-    return (await services.sessions.duplicate("s1", DuplicateRequest(session_id, **fields))).session
+    request = DuplicateRequest(session_id, **fields)
+    return (await services.sessions.duplicate("s1", request))[0].session
 
 
 async def files(services: Services, session_id: str) -> dict[str, str]:
@@ -136,7 +137,7 @@ async def test_a_session_that_never_ran(services: Services) -> None:
     """A session that never ran can be duplicated without a kernel; so can its duplicate."""
     await services.create()
     await duplicate(services)
-    copy = (await services.sessions.duplicate("s2", DuplicateRequest())).session
+    copy = (await services.sessions.duplicate("s2", DuplicateRequest()))[0].session
     assert copy.id.startswith("sess-")
     assert services.host.machines == []
 

@@ -27,8 +27,8 @@ from era_kernels.errors import (
 from era_kernels.safe_fs.tree import closing_fd as closing
 from era_kernels.safe_fs.tree import remove_tree
 from era_kernels.storage import uploads as uploads_module
+from era_kernels.storage.file_listing import FileChange
 from era_kernels.storage.files import FileStore, validate_path
-from era_kernels.storage.snapshot import FileChange
 from tests.storage.stores import ROOT, small_disk
 from tests.waiting import until
 

@@ -23,10 +23,15 @@ from pytest import MonkeyPatch
 from era_kernels.errors import InsufficientStorage, StorageFailed, StorageUnavailable
 from era_kernels.models import SessionPaths
 from era_kernels.safe_fs import trash
+from era_kernels.storage import file_listing
 from era_kernels.storage import session_data_file as data_file_module
-from era_kernels.storage import snapshot as snapshot_module
 from era_kernels.storage import workspaces as workspaces_module
-from era_kernels.storage.workspaces import SessionDataFile, Snapshot, WorkspaceChanges, Workspaces
+from era_kernels.storage.workspaces import (
+    FileListing,
+    SessionDataFile,
+    WorkspaceChanges,
+    Workspaces,
+)
 from tests.storage.stores import small_disk
 from tests.waiting import wait_until
 
@@ -43,7 +48,7 @@ class RunSimulator:
         self.workspace = self.paths.workspace
         self.file = self.workspace / NAME
         self.data_file: SessionDataFile | None = None
-        self.snapshot: Snapshot | None = Snapshot()
+        self.snapshot: FileListing | None = FileListing()
         self.data: dict[str, Any] = {}
 
     async def run(self, *code: Callable[[], object]) -> WorkspaceChanges:
@@ -52,7 +57,7 @@ class RunSimulator:
         for step in code:
             step()
         after = await self.workspaces.after_run(self.directory, self.snapshot, self.data_file)
-        self.snapshot, self.data_file = after.snapshot, after.data_file
+        self.snapshot, self.data_file = after.listing, after.data_file
         self.data = self.data if after.data is None else after.data
         return after
 
@@ -79,7 +84,7 @@ async def with_simulator(tmp_path: Path) -> AsyncIterator[RunSimulator]:
     await workspaces.aclose()
 
 
-def paths(snapshot: Snapshot) -> list[str]:
+def paths(snapshot: FileListing) -> list[str]:
     return [file.path for file in snapshot.files]
 
 
@@ -154,7 +159,7 @@ async def test_clear_files(tmp_path: Path) -> None:
         assert [path.name for path in (tmp_path / "sessions").iterdir()] == [simulator.directory]
         simulator.snapshot = simulator.data_file = None
         after = await simulator.run(simulator.write("new"))
-        assert paths(after.snapshot) == ["new"]
+        assert paths(after.listing) == ["new"]
         shutil.rmtree(simulator.workspace)
         await simulator.workspaces.clear_files(simulator.directory)
 
@@ -189,7 +194,7 @@ async def test_a_spoilt_workspace(tmp_path: Path, harm: str) -> None:
         assert after.data is None
         assert (await simulator.workspaces.scan(simulator.directory)).count == (harm == "shut")
         after = await simulator.run(simulator.write("again"))
-        assert "again" in paths(after.snapshot)
+        assert "again" in paths(after.listing)
         assert simulator.shown() == {"a": 1}
         assert simulator.workspace.stat().st_mode & 0o700 == 0o700
         assert [path.name for path in outside.iterdir()] == ["kept"]
@@ -252,7 +257,7 @@ async def test_the_list(tmp_path: Path) -> None:
         (b,) = [file for file in snapshot.files if file.path == "b"]
         assert b.size == 1
         assert b.modified_at.replace(microsecond=0) == datetime(2025, 1, 15, 10, 30, tzinfo=UTC)
-        assert (await simulator.run()).snapshot.files == snapshot.files
+        assert (await simulator.run()).listing.files == snapshot.files
 
 
 async def test_a_shortage_of_descriptors(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
@@ -265,7 +270,7 @@ async def test_a_shortage_of_descriptors(tmp_path: Path, monkeypatch: MonkeyPatc
             with pytest.raises(StorageUnavailable):
                 await simulator.workspaces.scan(simulator.directory)
             with pytest.raises(StorageUnavailable):
-                await simulator.workspaces.after_run(simulator.directory, Snapshot(), None)
+                await simulator.workspaces.after_run(simulator.directory, FileListing(), None)
         monkeypatch.setattr(data_file_module, "open_regular", short)
         with pytest.raises(StorageUnavailable):
             await simulator.run(simulator.write(NAME, '{"a": 1}'))
@@ -297,12 +302,12 @@ async def test_odd_files(tmp_path: Path) -> None:
 )
 def test_any_time_is_a_datetime(nanoseconds: int, year: int) -> None:
     """File systems hold times that no datetime can: the nearest is shown."""
-    assert snapshot_module.Snapshot({"f": (1, 1, nanoseconds)}).files[0].modified_at.year == year
+    assert file_listing.FileListing({"f": (1, 1, nanoseconds)}).files[0].modified_at.year == year
 
 
 async def test_totals_fit_a_column(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
     """Sparse files may claim more than a column holds."""
-    monkeypatch.setattr(snapshot_module, "MAX_TOTAL_SIZE", 1000)
+    monkeypatch.setattr(file_listing, "MAX_TOTAL_SIZE", 1000)
 
     async with with_simulator(tmp_path) as simulator:
         simulator.write("a", "x" * 700)()
@@ -502,22 +507,22 @@ async def test_large_workspaces_keep_no_other_run_waiting(
     """The walk after a run in a large one waits for its like; others' runs go on meanwhile."""
     monkeypatch.setattr(workspaces_module, "LARGE", 1)
     workspaces, gate = Workspaces(tmp_path), threading.Event()
-    large = Snapshot({"a": (1, 1, 1), "b": (2, 1, 1)}, 2)
+    large = FileListing({"a": (1, 1, 1), "b": (2, 1, 1)}, 2)
     directory = await workspaces.create()
-    scan = snapshot_module.scan
+    scan = file_listing.scan
 
-    def slow_scan(workspace: int) -> Snapshot:
+    def slow_scan(workspace: int) -> FileListing:
         gate.wait(10)
         return scan(workspace)
 
-    monkeypatch.setattr(snapshot_module, "scan", slow_scan)
+    monkeypatch.setattr(file_listing, "scan", slow_scan)
     running = [
         asyncio.ensure_future(workspaces.after_run(directory, large, None)) for _ in range(9)
     ]
     await asyncio.sleep(0.1)
-    monkeypatch.setattr(snapshot_module, "scan", scan)
+    monkeypatch.setattr(file_listing, "scan", scan)
     async with asyncio.timeout(5):
-        await workspaces.after_run(directory, Snapshot(), None)
+        await workspaces.after_run(directory, FileListing(), None)
     assert not any(one.done() for one in running)
     gate.set()
     await asyncio.gather(*running)

@@ -65,8 +65,8 @@ from era_kernels.services.executions.result import ResultBuilder, RunResult
 from era_kernels.services.executions.stdin import StdinBroker
 from era_kernels.services.files import Precondition, unconditional
 from era_kernels.services.session_duplication import DuplicateRequest
+from era_kernels.storage.file_listing import FileListing
 from era_kernels.storage.open_file import FileStatus
-from era_kernels.storage.snapshot import Snapshot
 from era_kernels.storage.stored_code import StoredCode
 
 CREATED_AT = datetime(2025, 1, 15, 10, 30, tzinfo=UTC)
@@ -259,6 +259,7 @@ class FakeSessionService:
         self.calls: list[tuple[Any, ...]] = []
         self.touched: list[str] = []
         self.active_touches: Counter[str] = Counter()
+        self.lost_variables: Variables | None = Variables()
         self.is_full = False
 
     async def create(self, new: NewSession) -> tuple[SessionView, bool]:
@@ -297,8 +298,8 @@ class FakeSessionService:
             raise SessionNotFound(f"There is no session {session_id}.", id=session_id)
         return self.sessions[session_id]
 
-    async def files(self, session_id: str) -> Snapshot:
-        return Snapshot({"made.txt": (1, 4, int(CREATED_AT.timestamp()) * 10**9)}, 4)
+    async def files(self, session_id: str) -> FileListing:
+        return FileListing({"made.txt": (1, 4, int(CREATED_AT.timestamp()) * 10**9)}, 4)
 
     async def list_sessions(
         self,
@@ -329,7 +330,9 @@ class FakeSessionService:
         self.sessions.clear()
         return ids
 
-    async def duplicate(self, session_id: str, request: DuplicateRequest) -> SessionView:
+    async def duplicate(
+        self, session_id: str, request: DuplicateRequest
+    ) -> tuple[SessionView, Variables | None]:
         """`full` in the id: there is no room on disk. `slow`: it never ends."""
         self.calls.append(("duplicate", session_id, request))
         source = await self.session(session_id)
@@ -345,7 +348,7 @@ class FakeSessionService:
                 self.calls.append(("left", new))
         data = source.data if request.data is None else request.data
         self.sessions[new] = dataclasses.replace(source, id=new, data=data)
-        return self._view(self.sessions[new])
+        return self._view(self.sessions[new]), self.lost_variables
 
     @contextmanager
     def touch(self, session_id: str) -> Iterator[None]:
@@ -671,10 +674,10 @@ class FakeFileService:
         self.files[path] = FakeFile(data, FileStatus(len(data), CREATED_AT, etag, content_type))
         return self.files[path]
 
-    async def list_files(self, session_id: str) -> Snapshot:
+    async def list_files(self, session_id: str) -> FileListing:
         await self._sessions.session(session_id)
         stamps = {path: (1, len(file.data), 10**18) for path, file in self.files.items()}
-        return Snapshot(stamps, sum(size for _, size, _ in stamps.values()))
+        return FileListing(stamps, sum(size for _, size, _ in stamps.values()))
 
     async def open(self, session_id: str, path: str) -> FakeFile:
         await self._sessions.session(session_id)

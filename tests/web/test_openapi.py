@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 
 from era_kernels import __version__
 from era_kernels.models import Event, StackFrame, Variable, Variables
-from era_kernels.models.storage import NAMESPACE_PATTERN
+from era_kernels.models.storage_namespaces import NAMESPACE_PATTERN
 from era_kernels.storage.resource_stores import ResourceStores
 from era_kernels.web.code import PutCode
 from era_kernels.web.d1 import SqlStatement

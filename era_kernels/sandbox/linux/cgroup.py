@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from era_kernels.sandbox.linux.killing import kill_listed
+from era_kernels.sandbox.linux.process_kill import kill_listed
 
 log = logging.getLogger(__name__)
 

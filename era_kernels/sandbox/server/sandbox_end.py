@@ -16,7 +16,7 @@ from era_kernels.concurrency.waiting import ends_within
 from era_kernels.errors import EndUnfinished
 from era_kernels.sandbox.init.spec import SandboxSpec
 from era_kernels.sandbox.linux.cgroup import kill_members
-from era_kernels.sandbox.linux.killing import kill_listed
+from era_kernels.sandbox.linux.process_kill import kill_listed
 from era_kernels.sandbox.server.cgroups import SandboxCgroup
 from era_kernels.sandbox.server.process_tree import Family, list_by_uid, read_stat
 

@@ -52,7 +52,7 @@ class SessionLimits:
 
         None when none of these limits is enforced.
         """
-        fields = [name for name in shortage.limits if getattr(self.enforced, name) is not None]
+        fields = [self._origin(one) for one in shortage.limits if getattr(self.enforced, one)]
         if not fields:
             return None
         if len(shortage.limits) == 1:
@@ -60,6 +60,12 @@ class SessionLimits:
             return f"{shortage.what}: the session's limit is {value} ({self._setting(fields[0])})"
         values = [f"{self._value(one)} {_NOUNS[one]} ({self._setting(one)})" for one in fields]
         return f"{shortage.what}: the session has at most {' and '.join(values)}"
+
+    def _origin(self, field: str) -> str:
+        """Returns the limit that a limit was taken from: that of a file may be the workspace's."""
+        enforced = self.enforced
+        is_workspace = field == "file_size" and enforced.file_size == enforced.workspace
+        return "workspace" if is_workspace else field
 
     def _value(self, field: str) -> str:
         value: int = getattr(self.enforced, field)

@@ -14,8 +14,8 @@ from era_kernels.services.session.state import SessionState
 from era_kernels.services.validation import check_json_size, merge_data
 from era_kernels.storage.workspaces import (
     FileChange,
+    FileListing,
     SessionDataFile,
-    Snapshot,
     WorkspaceChanges,
     Workspaces,
 )
@@ -33,12 +33,12 @@ class WorkspaceTracker:
         self._workspaces = workspaces
         self._directory = directory
         self._data_file: SessionDataFile | None = None
-        self._snapshot: Snapshot | None = None
+        self._listing: FileListing | None = None
 
     async def before_run(self, data: JsonObject) -> None:
         """Records the state of the files, unless it is known; writes `data` to the data file."""
-        if self._snapshot is None:
-            self._snapshot = await self._workspaces.scan(self._directory)
+        if self._listing is None:
+            self._listing = await self._workspaces.scan(self._directory)
         await self.write_data_file(data)
 
     async def read_changed_data(self) -> JsonObject | None:
@@ -46,9 +46,9 @@ class WorkspaceTracker:
 
         Returns the new data, or None.
         """
-        if self._snapshot is None:
-            self._snapshot = await self._workspaces.scan(self._directory)
-        after = await self._workspaces.after_run(self._directory, self._snapshot, self._data_file)
+        if self._listing is None:
+            self._listing = await self._workspaces.scan(self._directory)
+        after = await self._workspaces.after_run(self._directory, self._listing, self._data_file)
         self._data_file = after.data_file or self._data_file
         return after.data
 
@@ -62,8 +62,8 @@ class WorkspaceTracker:
         A broken data file does not replace the one that is remembered for comparison: other code
         may still be writing it.
         """
-        after = await self._workspaces.after_run(self._directory, self._snapshot, self._data_file)
-        self._snapshot, self._data_file = after.snapshot, after.data_file or self._data_file
+        after = await self._workspaces.after_run(self._directory, self._listing, self._data_file)
+        self._listing, self._data_file = after.listing, after.data_file or self._data_file
         return after
 
     async def change_file(self, operation: Callable[[], Awaitable[FileChange]]) -> FileChange:
@@ -72,13 +72,13 @@ class WorkspaceTracker:
         Raises what the operation raises.
         """
         change = await operation()
-        if self._snapshot is not None:
-            self._snapshot = self._snapshot.with_change(change)
+        if self._listing is not None:
+            self._listing = self._listing.with_change(change)
         return change
 
     async def clear_files(self) -> None:
         """Removes all files."""
-        self._snapshot = self._data_file = None
+        self._listing = self._data_file = None
         await self._workspaces.clear_files(self._directory)
 
 
@@ -173,8 +173,8 @@ class SessionWorkspace:
                     await self._adopt_data(after.data)
             self._state.update_soon(
                 last_run_at=now(),
-                file_count=after.snapshot.count,
-                total_size=after.snapshot.total_size,
+                file_count=after.listing.count,
+                total_size=after.listing.total_size,
             )
         except SessionNotFound:  # the session is just being deleted
             return NO_FILES_CHANGED

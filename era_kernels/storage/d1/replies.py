@@ -16,7 +16,7 @@ from era_kernels.errors import (
     TooLarge,
     Unavailable,
 )
-from era_kernels.models import JsonObject, format_size
+from era_kernels.models import JsonObject, end_sentence, format_size
 from era_kernels.storage.d1.worker.connections import MAX_MEMORY
 from era_kernels.storage.d1.worker.outcomes import Outcome
 from era_kernels.storage.d1.worker_process import Reply
@@ -84,7 +84,7 @@ def error_of(head: JsonObject, limits: D1Limits, max_size: int) -> EraError:
     if outcome in (Outcome.SQL_ERROR, Outcome.READ_ONLY):
         return _sql_error(head, details)
     if outcome == Outcome.BAD_PARAMS:
-        return InvalidRequest(f"`params` is wrong: {details}.")
+        return InvalidRequest(end_sentence(f"`params` is wrong: {details}"))
     if outcome == Outcome.TIMEOUT:
         return timeout_error(limits)
     if outcome in (Outcome.TOO_MANY_ROWS, Outcome.RESULT_TOO_LARGE, Outcome.OUT_OF_MEMORY):
@@ -111,8 +111,8 @@ def _sql_error(head: JsonObject, details: str | None) -> SqlError:
             hint="Send it to …/exec or …/batch.",
         )
     if reason:
-        return SqlError(f"{where} was refused: {reason}.", details=details)
-    return SqlError(f"{where} failed: {details}.", details=details)
+        return SqlError(end_sentence(f"{where} was refused: {reason}"), details=details)
+    return SqlError(end_sentence(f"{where} failed: {details}"), details=details)
 
 
 def _too_large_error(outcome: Outcome, limits: D1Limits) -> TooLarge:

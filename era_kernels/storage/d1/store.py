@@ -16,7 +16,7 @@ from era_kernels.errors import EraError, InsufficientStorage, StorageFailed, Too
 from era_kernels.json_codec import dumps_async
 from era_kernels.json_incremental import LARGE_BYTES
 from era_kernels.models import StorageQuotas
-from era_kernels.models.storage import NAMESPACE_PATTERN
+from era_kernels.models.storage_namespaces import NAMESPACE_PATTERN
 from era_kernels.storage.ballast import always_room
 from era_kernels.storage.d1.replies import (
     D1Limits,

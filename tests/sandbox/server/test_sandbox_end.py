@@ -15,7 +15,7 @@ import pytest
 
 from era_kernels.errors import EndUnfinished
 from era_kernels.sandbox.init.spec import IsolationKind, SandboxSpec
-from era_kernels.sandbox.linux.killing import kill_listed
+from era_kernels.sandbox.linux.process_kill import kill_listed
 from era_kernels.sandbox.server import sandbox_end
 from era_kernels.sandbox.server.process_tree import Family, list_by_uid, read_stat
 from era_kernels.sandbox.server.sandbox_end import SandboxEnd, end_all
@@ -59,7 +59,7 @@ def test_only_what_is_still_listed_is_killed() -> None:
 
 def test_many_are_killed_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """More processes than may be held at once are all killed; the dead are no error."""
-    monkeypatch.setattr("era_kernels.sandbox.linux.killing.BATCH", 2)
+    monkeypatch.setattr("era_kernels.sandbox.linux.process_kill.BATCH", 2)
     with sleepers(5) as children:
         children[0].kill()
         children[0].wait()

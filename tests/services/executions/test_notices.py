@@ -85,6 +85,23 @@ def test_end_of_the_machine(end: ExecutionEnd, expected: str) -> None:
     assert describe_end(end, LIMITS, 2.5, LOSES_NOTHING) == expected
 
 
+def test_size_of_a_file() -> None:
+    """A file that is as large as the workspace may be is told with the limit of the workspace."""
+    end = ExecutionEnd(1, ExceptionInfo("OSError", "[Errno 27] File too large", []))
+    for enforced, own, words in (
+        (Limits(file_size=4 * MIB, workspace=4 * MIB), None, "4 MiB (session_workspace)"),
+        (
+            Limits(file_size=4 * MIB, workspace=4 * MIB),
+            Limits(workspace=4 * MIB),
+            "4 MiB (limits.workspace_mb, at most session_workspace)",
+        ),
+        (Limits(file_size=MIB, workspace=4 * MIB), None, "1 MiB (session_file_size)"),
+        (Limits(file_size=MIB), None, "1 MiB (session_file_size)"),
+    ):
+        told = explain_end(end, "", SessionLimits(enforced, own)).shortage
+        assert told == f"a file became too large: the session's limit is {words}"
+
+
 def test_deletion() -> None:
     """Of a session that is deleted nothing is kept, so nothing is promised."""
     end = lost(reason=EndReason.DELETED)

@@ -20,6 +20,7 @@ from era_kernels.errors import (
     TooLarge,
 )
 from era_kernels.models import (
+    SERVER_VARIABLES,
     Display,
     Done,
     ErrorEvent,
@@ -121,6 +122,8 @@ async def test_environment(services: Services) -> None:
     assert answer.stdout == "1s1http://h/proxy/s1"
     assert "MINE" not in services.host.machines[0].env
     assert services.host.machines[0].env["ERA_LANGUAGE"] == "alpha"
+    kernel_env = services.host.machines[0].env.keys()
+    assert SERVER_VARIABLES - {"ERA_MEMORY_MB"} <= kernel_env <= SERVER_VARIABLES
     with pytest.raises(KeyError):
         _ = (await _last_request(services)).env["OTHER"]
 

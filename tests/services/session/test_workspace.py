@@ -48,10 +48,10 @@ async def test_changes_are_reported_once(fixture: TrackerFixture) -> None:
     (fixture.workspace / "f").write_text("x")
     (fixture.workspace / DATA).write_text('{"b": 2}')
     after = await fixture.tracker.after_run()
-    assert (after.data, after.files_changed.count, after.snapshot.count) == ({"b": 2}, 1, 1)
+    assert (after.data, after.files_changed.count, after.listing.count) == ({"b": 2}, 1, 1)
     await fixture.tracker.before_run({"b": 2})
     after = await fixture.tracker.after_run()
-    assert (after.data, after.files_changed.count, after.snapshot.count) == (None, 0, 1)
+    assert (after.data, after.files_changed.count, after.listing.count) == (None, 0, 1)
 
 
 async def test_data_that_changes_during_a_run(fixture: TrackerFixture) -> None:

@@ -1,11 +1,11 @@
-"""Snapshots: hidden names, and the change that one upload or deletion makes."""
+"""Listings of files: hidden names, and the change that one upload or deletion makes."""
 
 from __future__ import annotations
 
 import pytest
 
 from era_kernels.models import FilesChanged
-from era_kernels.storage.snapshot import MAX_TOTAL_SIZE, FileChange, Snapshot, is_hidden
+from era_kernels.storage.file_listing import MAX_TOTAL_SIZE, FileChange, FileListing, is_hidden
 
 OLD, NEW = (1, 10, 5), (2, 3, 6)  # inode, size, time
 
@@ -49,8 +49,8 @@ def test_change(
 
 
 def test_with_change() -> None:
-    """A snapshot after a change is what a walk would find; the one before stays as it was."""
-    one = Snapshot({"a": OLD}, 10)
+    """A listing after a change is what a walk would find; the one before stays as it was."""
+    one = FileListing({"a": OLD}, 10)
     two = one.with_change(FileChange("b", None, NEW))
     assert (two.entries, two.total_size) == ({"a": OLD, "b": NEW}, 13)
     three = two.with_change(FileChange("a", OLD, NEW))
@@ -63,25 +63,27 @@ def test_with_change() -> None:
 
 def test_total_stays_in_bounds() -> None:
     """Holes of any size that code makes do not break the count."""
-    full = Snapshot({"a": OLD}, MAX_TOTAL_SIZE)
+    full = FileListing({"a": OLD}, MAX_TOTAL_SIZE)
     assert full.with_change(FileChange("b", None, NEW)).total_size == MAX_TOTAL_SIZE
-    assert Snapshot({}, 3).with_change(FileChange("b", OLD, None)).total_size == 0
+    assert FileListing({}, 3).with_change(FileChange("b", OLD, None)).total_size == 0
 
 
 def test_change_is_no_modification() -> None:
     """A file that a caller put differs from none before, and what code does to it counts."""
-    before = Snapshot({"a": OLD}, 10).with_change(FileChange("b", None, NEW))
-    assert Snapshot({"a": OLD, "b": NEW}, 13).changes_since(before).count == 0
-    assert Snapshot({"a": OLD, "b": OLD}, 20).changes_since(before).count == 1
-    assert Snapshot({"a": OLD}, 10).changes_since(before).count == 1
+    before = FileListing({"a": OLD}, 10).with_change(FileChange("b", None, NEW))
+    assert FileListing({"a": OLD, "b": NEW}, 13).changes_since(before).count == 0
+    assert FileListing({"a": OLD, "b": OLD}, 20).changes_since(before).count == 1
+    assert FileListing({"a": OLD}, 10).changes_since(before).count == 1
 
 
 def test_changed_paths() -> None:
     """Paths are told by what became of them, in the order of lists; of very many the first."""
-    before = Snapshot({"gone": OLD, "kept": OLD, "other": OLD})
-    after = Snapshot({"kept": OLD, "other": NEW, "new": NEW, "\udcff": NEW})
+    before = FileListing({"gone": OLD, "kept": OLD, "other": OLD})
+    after = FileListing({"kept": OLD, "other": NEW, "new": NEW, "\udcff": NEW})
     found = after.changes_since(before)
     assert found == FilesChanged(4, ("new", "\ufffd"), ("other",), ("gone",))
-    many = Snapshot({f"{n:05}": NEW for n in range(5000)}).changes_since(Snapshot({"00007": OLD}))
+    many = FileListing({f"{n:05}": NEW for n in range(5000)}).changes_since(
+        FileListing({"00007": OLD})
+    )
     assert many.count == 5000
     assert (len(many.created), many.changed, many.created[-1]) == (999, ("00007",), "00999")

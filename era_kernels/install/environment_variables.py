@@ -1,4 +1,4 @@
-"""Builds the environments of the commands that install: the caller's for pip, an empty one else."""
+"""Makes the environment variables of install steps: the caller's for pip, few of them else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes snapshots of the user's files in a workspace: counts, lists and compares them."""
+"""Lists the user's files in a workspace, counts them, and compares two such lists."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class FileChange:
 
 
 @dataclass(frozen=True)
-class Snapshot:
+class FileListing:
     """The user's regular files: stamps (inode, size, mtime in ns) by path, as Python decodes it."""
 
     entries: Mapping[str, FileStamp] = field(default_factory=dict)
@@ -83,17 +83,19 @@ class Snapshot:
             )
         ]
 
-    def with_change(self, change: FileChange) -> Snapshot:
-        """Returns the snapshot after one file was put or deleted."""
+    def with_change(self, change: FileChange) -> FileListing:
+        """Returns the listing after one file was put or deleted."""
         if is_hidden(change.path):
             return self
         entries = dict(self.entries)
         entries.pop(change.path, None)
         if change.after is not None:
             entries[change.path] = change.after
-        return Snapshot(entries, min(max(0, self.total_size + change.size_delta), MAX_TOTAL_SIZE))
+        return FileListing(
+            entries, min(max(0, self.total_size + change.size_delta), MAX_TOTAL_SIZE)
+        )
 
-    def changes_since(self, before: Snapshot) -> FilesChanged:
+    def changes_since(self, before: FileListing) -> FilesChanged:
         """Returns the files that were created, changed or deleted since `before`.
 
         Of very many, the paths of the first MAX_CHANGED_PATHS are in it, in the order of lists.
@@ -107,15 +109,15 @@ class Snapshot:
         return FilesChanged(len(differing), *paths)
 
 
-def scan(workspace: int) -> Snapshot:
-    """Takes a snapshot in one walk through a workspace (blocking)."""
+def scan(workspace: int) -> FileListing:
+    """Lists the files in one walk through a workspace (blocking)."""
     entries = {
         path: (status.st_ino, status.st_size, status.st_mtime_ns)
         for path, status in walk(workspace, _is_hidden_directory, MAX_ENTRIES)
         if path != DATA_FILE_NAME
     }
     total_size = sum(size for _, size, _ in entries.values())
-    return Snapshot(entries, min(total_size, MAX_TOTAL_SIZE))
+    return FileListing(entries, min(total_size, MAX_TOTAL_SIZE))
 
 
 def is_hidden(path: str) -> bool:

@@ -1,4 +1,4 @@
-"""Makes of the settings the limits that the parts of the server take, and who may come in."""
+"""Makes the limits of sessions, of the services and of SQL from the settings."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from era_kernels.models import Limits
 from era_kernels.services.validation import ServiceLimits
 from era_kernels.settings import Settings
 from era_kernels.storage.d1.replies import D1Limits
-from era_kernels.web.access import Access
 
 
 def session_limits(settings: Settings) -> Limits:
@@ -48,16 +47,4 @@ def d1_limits(settings: Settings) -> D1Limits:
         max_rows=settings.sql_max_rows,
         max_result=settings.sql_max_result,
         max_database=settings.sql_max_database,
-    )
-
-
-def access(settings: Settings) -> Access:
-    """Returns what tells who may come in."""
-    return Access(
-        tokens=settings.api_tokens,
-        token_file=settings.api_token_file,
-        allowed_hosts=settings.allowed_hosts,
-        allowed_origins=settings.allowed_origins,
-        public_url=settings.public_url,
-        trust_forwarded=settings.trust_forwarded,
     )

@@ -1,4 +1,4 @@
-"""The words that KV, D1 and R2 share: resource types, names of namespaces, scopes, quotas."""
+"""The namespaces of KV, D1 and R2: their names, scopes and quotas, and what types are in them."""
 
 from __future__ import annotations
 

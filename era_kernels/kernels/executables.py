@@ -1,4 +1,4 @@
-"""Finds the programs that start kernels, and the folders that belong to them."""
+"""Finds the executables that start kernels, and the installations that they belong to."""
 
 from __future__ import annotations
 
