@@ -417,6 +417,19 @@ def test_conditions_that_are_not_honoured(client: Client, shared: SessionClient)
     assert "request of its own" in text
 
 
+def test_two_ids(client: Client, shared: SessionClient) -> None:
+    """An id that another field wins over is told; the same one twice is not."""
+    for path, name, fields in (
+        ("/api/sessions", "session_id", {"language": "python"}),
+        (f"{shared.path}/duplicate", "new_id", {}),
+    ):
+        told_of_two = [f"id is not used beside {name}, which is another"]
+        for other, expected in (("two", told_of_two), ("one", [])):
+            answer = client.http.post(path, json={**fields, name: "one", "id": other})
+            assert (answer.json()["id"], told(answer)) == ("one", expected)
+            client.http.delete("/api/sessions/one").raise_for_status()
+
+
 def test_variables_of_the_server(client: Client, shared: SessionClient) -> None:
     """A variable that the server sets is told, wherever code is run; others are not."""
     env = {"ERA_SESSION_ID": "x", "ERA_BASE_URL": 1, "ERA_STORAGE_URL": "x", "ERA_MINE": "x"}
