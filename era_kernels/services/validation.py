@@ -184,7 +184,8 @@ def check_quota(size: int, available: int) -> None:
     if size > available:
         raise QuotaExceeded(
             f"The session's workspace has room for {max(available, 0)} more bytes.",
-            hint="Delete files that are not needed.",
+            hint="Delete files that are not needed. What bounds the workspace is its session's "
+            "`limits.workspace_mb`, and session_workspace.",
         )
 
 

@@ -58,6 +58,7 @@ class BaseHandler(AnswerHandler):
     """
 
     operations: ClassVar[Mapping[str, Operation]] = {}
+    honoured_headers: ClassVar[frozenset[str]] = frozenset()  # beside those of the operation
     context: HandlerContext
 
     # ------------------------------------------------------------ Tornado's life cycle
@@ -210,7 +211,7 @@ class BaseHandler(AnswerHandler):
             if self.request.method not in self.allowed_methods().split(", "):
                 raise MethodNotAllowed(f"This path takes {self.allowed_methods()}.")
             self._warn_of_parameters()
-            self._warn_of_idempotency_key()
+            self._warn_of_headers()
             self.check_path()
             if length > self.max_body:
                 raise self._too_large()
@@ -230,13 +231,12 @@ class BaseHandler(AnswerHandler):
             model = self.query_model(self._operation)
             self.warn(unknown_fields.in_query(model, self.request.query_arguments))
 
-    def _warn_of_idempotency_key(self) -> None:
-        """Warns where the caller counts on it and the request would be done again."""
-        key, operation = headers.IDEMPOTENCY_KEY, self._operation
-        if operation is None or self.request.method != "POST" or key not in self.request.headers:
-            return
-        if not any(header.name == key for header in operation.headers):
-            self.warn([f"{key} is honoured by run and stream alone: repeated, this is done again"])
+    def _warn_of_headers(self) -> None:
+        operation = self._operation
+        if operation is not None and self.request.method != "GET":
+            honoured = {*self.honoured_headers, *(header.name for header in operation.headers)}
+            method = str(self.request.method)
+            self.warn(headers.ignored(method, self.request.headers, honoured))
 
     def _warn_of_unread_body(self) -> None:
         """Warns of the fields of a small body that no method has read: most take none at all."""

@@ -10,7 +10,7 @@ from era_kernels.models import Variables
 from era_kernels.services.session_duplication import DuplicateRequest
 from era_kernels.web.base import BaseHandler, HandlerContext
 from era_kernels.web.operations import Operation
-from era_kernels.web.requests import JsonMap, RequestModel, SessionId
+from era_kernels.web.requests import JsonMap, RequestModel, SessionId, id_warnings
 from era_kernels.web.responses import ResponseModel
 from era_kernels.web.session_responses import SessionAnswer, session_response
 from era_kernels.web.sessions import CREATION_FIELDS, ChangeSession
@@ -89,6 +89,7 @@ class DuplicateHandler(BaseHandler):
 
     async def post(self, session_id: str) -> None:
         body = await self.read_body(DuplicateSession)
+        self.warn(id_warnings("new_id", body.new_id, body.id))
         duplicate_request = DuplicateRequest(
             body.new_id or body.id, body.data, skip_queue=body.variables is False
         )

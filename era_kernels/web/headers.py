@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from era_kernels.errors import InvalidRequest, UnsupportedMediaType
 
 IDEMPOTENCY_KEY = "Idempotency-Key"
+CONDITIONS = frozenset({"If-Match", "If-None-Match", "If-Unmodified-Since"})
 
+_POST, _WRITES = frozenset({"POST"}), frozenset({"POST", "PUT", "PATCH", "DELETE"})
+# What callers count on, as Tornado spells it → the methods that it matters to, and what happens
+# where it is not honoured.
+_EXPECTATIONS: Mapping[str, tuple[frozenset[str], str]] = {
+    IDEMPOTENCY_KEY: (_POST, "is honoured by run and stream alone: repeated, this is done again"),
+    "Last-Event-Id": (_POST, "is honoured by GET of a stream alone: this is a request of its own"),
+    **dict.fromkeys(
+        sorted(CONDITIONS),
+        (_WRITES, "is honoured by files and objects of R2 alone: this is done in any case"),
+    ),
+}
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@~-]{1,128}")
 _LENGTH = re.compile(r"([0-9]{1,18})(?:,[ \t]*\1)*")
 
@@ -18,6 +30,15 @@ def request_id(headers: Mapping[str, str]) -> str:
     """Returns the caller's request id if it is valid, else a new one."""
     given = headers.get("X-Request-Id", "")
     return given if _REQUEST_ID.fullmatch(given) else f"req-{secrets.token_hex(8)}"
+
+
+def ignored(method: str, headers: Mapping[str, str], honoured: Collection[str]) -> list[str]:
+    """Returns a warning for each header that the caller counts on and that is not honoured."""
+    return [
+        f"{name} {_EXPECTATIONS[name][1]}"
+        for name in headers
+        if name in _EXPECTATIONS and name not in honoured and method in _EXPECTATIONS[name][0]
+    ]
 
 
 def has_body(headers: Mapping[str, str]) -> bool:

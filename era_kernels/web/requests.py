@@ -247,6 +247,12 @@ class Paging(QueryModel):
     offset: Count = Field(0, description="How many to skip.")
 
 
+def id_warnings(name: str, wins: str | None, other: str | None) -> list[str]:
+    """Returns a warning where an id was given twice: the one in the field `name` wins."""
+    differ = wins is not None and other is not None and wins != other
+    return [f"id is not used beside {name}, which is another"] if differ else []
+
+
 # ---------------------------------------------------------------- reading
 
 

@@ -33,6 +33,7 @@ from era_kernels.web.requests import (
     SessionId,
     StorageScopeField,
     TextList,
+    id_warnings,
 )
 from era_kernels.web.session_responses import (
     AllDeletedAnswer,
@@ -209,7 +210,9 @@ class SessionsHandler(BaseHandler):
         self.finish(b'{"sessions":%b,"count":%d,"total":%d}' % (listed, count, total))
 
     async def post(self) -> None:
-        new = _new_session(await self.read_body(CreateSession))
+        body = await self.read_body(CreateSession)
+        self.warn(id_warnings("session_id", body.session_id, body.id))
+        new = _new_session(body)
         view, is_new = await self.sessions.create(new)
         self.warn(_ineffective_hosts(new.allow_hosts, view.session))
         await self.finish_json(session_response(view), 201 if is_new else 200)

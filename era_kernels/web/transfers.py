@@ -42,6 +42,8 @@ U = TypeVar("U", bound=ReceivingUpload)
 class TransferHandler(BaseHandler, Generic[U]):
     """Handles a resource of opaque bytes, which no browser may take for a page of the API."""
 
+    honoured_headers = headers.CONDITIONS
+
     def initialize(self, context: HandlerContext, *args: Any, **kwargs: Any) -> None:
         super().initialize(context)
         self._upload: U | None = None

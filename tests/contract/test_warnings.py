@@ -395,6 +395,41 @@ def test_key_that_is_not_honoured(client: Client, shared: SessionClient) -> None
         assert told(client.http.request(method, shared.path, headers=headers)) == []
 
 
+def test_conditions_that_are_not_honoured(client: Client, shared: SessionClient) -> None:
+    """A change that is made whatever the present state is says so; those of bytes look at it."""
+    honoured, told_of = "is honoured by files and objects of R2 alone", ["If-None-Match"]
+    headers = {"If-None-Match": "*"}
+    for method, path, body, names in (
+        ("PUT", "/api/storage/kv/warned/new", {"value": ""}, told_of),
+        ("DELETE", "/api/storage/kv/warned/new", None, told_of),
+        ("PUT", f"{shared.path}/code", {"code": ""}, told_of),
+        ("PATCH", shared.path, {}, told_of),
+        ("GET", shared.path, None, []),
+        ("PUT", f"{shared.path}/files/new.json", {}, []),
+        ("PUT", "/api/storage/r2/warned/new", {"content": ""}, []),
+    ):
+        answer = client.http.request(method, path, json=body, headers=headers)
+        assert answer.status_code == 200, (method, path)
+        assert [text.partition(f" {honoured}")[0] for text in told(answer)] == names, path
+    again = {"Last-Event-ID": "7"}
+    answer = client.http.post(f"{shared.path}/stream", json={"code": ""}, headers=again)
+    (text,) = in_header(answer)
+    assert "request of its own" in text
+
+
+def test_two_ids(client: Client, shared: SessionClient) -> None:
+    """An id that another field wins over is told; the same one twice is not."""
+    for path, name, fields in (
+        ("/api/sessions", "session_id", {"language": "python"}),
+        (f"{shared.path}/duplicate", "new_id", {}),
+    ):
+        told_of_two = [f"id is not used beside {name}, which is another"]
+        for other, expected in (("two", told_of_two), ("one", [])):
+            answer = client.http.post(path, json={**fields, name: "one", "id": other})
+            assert (answer.json()["id"], told(answer)) == ("one", expected)
+            client.http.delete("/api/sessions/one").raise_for_status()
+
+
 def test_variables_of_the_server(client: Client, shared: SessionClient) -> None:
     """A variable that the server sets is told, wherever code is run; others are not."""
     env = {"ERA_SESSION_ID": "x", "ERA_BASE_URL": 1, "ERA_STORAGE_URL": "x", "ERA_MINE": "x"}
