@@ -395,7 +395,7 @@ def test_refusals(session: SessionClient) -> None:
     with background_runs(session) as start:
         running = start("import time\nopen('ready', 'w').close()\ntime.sleep(1)")
         wait_for_file(session)
-        listed = session.http.get(f"{session.path}/executions").json()["executions"]
+        listed = session.executions()
         (execution,) = [one["execution_id"] for one in listed]
         answer = session.http.post(place.format(execution), json={"value": "x"})
         check_error(answer, 409, "NO_INPUT_PENDING")

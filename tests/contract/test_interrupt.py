@@ -68,8 +68,7 @@ def running(session: SessionClient, code: str) -> Iterator[tuple[str, Future[htt
     with background_runs(session) as start:
         answer = start(tell_begun(code, READY))
         wait_for_file(session)
-        listed = session.http.get(f"{session.path}/executions").json()["executions"]
-        yield f"{session.path}/executions/{listed[-1]['execution_id']}", answer
+        yield session.execution_path(), answer
 
 
 def tell_begun(code: str, line: str) -> str:
@@ -131,8 +130,7 @@ def test_stream_of_an_interrupted_run(session: SessionClient) -> None:
         code = {**INTERRUPTIBLE, **UNINTERRUPTIBLE}[name]
         with session.open_stream(tell_begun(code, "print(1, flush=True)\n")) as events:
             frames = [next(events)]
-            listed = session.http.get(f"{session.path}/executions").json()["executions"]
-            interrupt(session, f"{session.path}/executions/{listed[-1]['execution_id']}")
+            interrupt(session, session.execution_path())
             frames.extend(events)
         assert "error" not in [frame.event for frame in frames]
         done = frames[-1].data
@@ -158,8 +156,7 @@ def test_at_the_deadline(session: SessionClient) -> None:
             run = start(READY + "import time; time.sleep(60)", timeout=0.5)
             wait_for_file(session)
             time.sleep(wait)
-            listed = session.http.get(f"{session.path}/executions").json()["executions"]
-            answer = interrupt(session, f"{session.path}/executions/{listed[-1]['execution_id']}")
+            answer = interrupt(session, session.execution_path())
             assert answer.status_code in (200, 409)
             expected = {200: 130, 408: 124}[run.result().status_code]
             check(run.result().json(), exit_code=expected, state="preserved")
@@ -174,8 +171,7 @@ def test_next_run_is_never_hit(session: SessionClient) -> None:
             with background_runs(session) as start:
                 first = start(f"time.sleep({0.002 * (number % 8)})")
                 wait_for_executions(session, 2 * number + 2)
-                listed = session.http.get(f"{session.path}/executions").json()["executions"]
-                path = f"{session.path}/executions/{listed[-1]['execution_id']}"
+                path = session.execution_path()
                 asked = pool.submit(interrupt, session, path)
                 second = start("print(sum(range(10000))); time.sleep(0.01)").result().json()
                 check(second, exit_code=0, stdout="49995000\n", exception=None)
@@ -197,11 +193,11 @@ def test_queued_run_is_cancelled(session: SessionClient) -> None:
         for number in range(3):
             waiting.append(start(f"open('ran{number}', 'w').close()"))
             wait_for_executions(session, number + 2)
-        listed = session.http.get(f"{session.path}/executions").json()["executions"]
+        listed = session.executions()
         paths = [f"{session.path}/executions/{one['execution_id']}" for one in listed]
         assert actions(interrupt(session, paths[1])) == ["cancel", "ended"]
         check(waiting[0].result().json(), exit_code=130, cause="cancelled", state="preserved")
-        listed = session.http.get(f"{session.path}/executions").json()["executions"]
+        listed = session.executions()
         assert [one.get("position") for one in listed] == [None, None, 1, 2]
         assert [one["status"] for one in listed] == ["running", "finished", "queued", "queued"]
         interrupt(session, first)
@@ -217,7 +213,7 @@ def test_run_whose_kernel_starts(client: Client) -> None:
         with background_runs(session) as start:
             run = start("print('ran')\nimport time; time.sleep(60)")
             wait_for_executions(session, 1)
-            [listed] = session.http.get(f"{session.path}/executions").json()["executions"]
+            [listed] = session.executions()
             answer = interrupt(session, f"{session.path}/executions/{listed['execution_id']}")
             assert actions(answer)[0] in ("cancel", "interrupt")
             check(run.result().json(), exit_code=130)
