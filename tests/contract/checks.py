@@ -71,6 +71,21 @@ def send_and_parse(port: int, data: bytes) -> RawResponse:
     return parse_response(raw)
 
 
+def send_pipelined(base_url: str, requests: list[str]) -> list[int]:
+    """Sends requests by one connection, where none waits for another's answer.
+
+    A request is its start line and, after a line break, its body. Returns the statuses.
+    """
+    heads = [request.partition("\n")[::2] for request in requests]
+    texts = [
+        f"{start} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n{body}"
+        for start, body in heads
+    ]
+    texts[-1] = texts[-1].replace("\r\n", "\r\nConnection: close\r\n", 1)
+    raw = send_raw(int(base_url.rpartition(":")[2]), "".join(texts).encode(), 20)
+    return [int(status) for status in re.findall(rb"HTTP/1\.1 (\d+) ", raw)]
+
+
 @contextmanager
 def background_runs(session: SessionClient) -> Iterator[Callable[..., Future[httpx.Response]]]:
     """Starts runs whose answers come later."""

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from tests.client import Client
-from tests.contract.checks import check, check_error, open_client, send_and_parse, send_raw
+from tests.contract.checks import check, check_error, open_client, send_and_parse, send_pipelined
 from tests.server_process import Server
 from tests.waiting import wait_until
 
@@ -41,13 +41,9 @@ def put(client: Client, namespace: str, key: str, value: str, **body: Any) -> ht
 
 
 def put_many(client: Client, namespace: str, count: int) -> list[str]:
-    """Puts so many keys: all requests are sent at once, and none waits for another's answer."""
     keys = [f"k{number:04}" for number in range(count)]
-    end = 'Host: localhost\r\nContent-Length: 13\r\n\r\n{"value":"v"}'
-    requests = [f"PUT {KV}/{namespace}/{key} HTTP/1.1\r\n{end}" for key in keys]
-    requests[-1] = requests[-1].replace("\r\n", "\r\nConnection: close\r\n", 1)
-    port = int(client.base_url.rpartition(":")[2])
-    assert send_raw(port, "".join(requests).encode(), 20).count(b"HTTP/1.1 200 ") == count
+    requests = [f'PUT {KV}/{namespace}/{key}\n{{"value":"v"}}' for key in keys]
+    assert send_pipelined(client.base_url, requests) == [200] * count
     return keys
 
 

@@ -138,6 +138,7 @@ def test_without_namespaces(start: Start, offered: Path, flags: tuple[str, ...])
     body = {"language": "python", "mounts": ["data"]}
     check_error(client.http.post("/api/sessions", json=body), 409, "NOT_ENFORCEABLE")
     assert client.http.get("/api/sessions").json()["total"] == 0
+    client.session("python").delete()
 
 
 def test_end_of_the_server(

@@ -333,6 +333,7 @@ WRITE = f"import json; json.dump({{}}, open('{DATA_FILE}', 'w'))"
         (f"import os; os.remove('{DATA_FILE}')", {"old": 1}),
         (WRITE.format("[1, 2]"), {"old": 1}),
         (f"open('{DATA_FILE}', 'w').write('{{')", {"old": 1}),
+        (f"open('{DATA_FILE}', 'w').close()", {"old": 1}),
         (f"open('{DATA_FILE}', 'wb').write(b'\\xff')", {"old": 1}),
         (WRITE.format("{'big': 'x' * 1_100_000}"), {"old": 1}),
         (WRITE.format("{'nan': float('nan')}"), {"old": 1}),

@@ -50,17 +50,17 @@ def test_scopes(client: Client, session: SessionClient, scope: Any) -> None:
 
 
 @pytest.mark.parametrize("scope", NO_SCOPES, ids=lambda scope: repr(scope)[:30])
-def test_what_is_no_scope(client: Client, session: SessionClient, scope: Any) -> None:
+def test_what_is_no_scope(client: Client, shared: SessionClient, scope: Any) -> None:
     """Anything else is 400 naming the field, and changes nothing."""
     body = {"language": "python", "storage": scope}
     answers = [
         client.http.post("/api/sessions", json=body),
-        client.http.patch(session.path, json={"storage": scope}),
+        client.http.patch(shared.path, json={"storage": scope}),
     ]
     for answer in answers:
         check_error(answer, 400, "INVALID_REQUEST")
         assert "`storage`" in answer.json()["message"]
-    assert "storage" not in session.get()
+    assert "storage" not in shared.get()
 
 
 def test_it_is_shown_only_when_set(client: Client, session: SessionClient) -> None:
