@@ -236,9 +236,9 @@ BAD = [
 
 @pytest.mark.parametrize("path", BAD, ids=range(len(BAD)))
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
-def test_invalid_path(server: Server, shared: SessionClient, method: str, path: str) -> None:
+def test_invalid_path(server: Server, session: SessionClient, method: str, path: str) -> None:
     """`..`, absolute, empty and NUL are INVALID_PATH, decoded once, whatever the encoding."""
-    answer = raw(server, method, f"{shared.path}/files/{path}")
+    answer = raw(server, method, f"{session.path}/files/{path}")
     assert (answer[0], b"INVALID_PATH" in answer[1]) == (400, True), answer
 
 
