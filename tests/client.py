@@ -69,6 +69,16 @@ class SessionClient:
         answer: dict[str, Any] = self.http.get(self.path).raise_for_status().json()
         return answer
 
+    def executions(self) -> list[dict[str, Any]]:
+        """Returns the executions as they are listed: the oldest first."""
+        answer = self.http.get(f"{self.path}/executions").raise_for_status().json()
+        listed: list[dict[str, Any]] = answer["executions"]
+        return listed
+
+    def execution_path(self, index: int = -1) -> str:
+        """Returns the path of an execution by its place in the list; of the newest by default."""
+        return f"{self.path}/executions/{self.executions()[index]['execution_id']}"
+
     def delete(self) -> None:
         self.http.delete(self.path).raise_for_status()
 

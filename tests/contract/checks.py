@@ -7,12 +7,13 @@ import re
 import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 import httpx
 
-from tests.client import SessionClient
+from tests.client import Client, SessionClient
+from tests.server_process import temporary_launcher
 from tests.waiting import wait_until
 from tests.web.serving import RawResponse, parse_response, read_all
 
@@ -20,7 +21,19 @@ TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 DURATION = re.compile(r"\d+(\.\d+)?ms|\d+\.\d\ds|(\d+h)?\d+m\d+s")
 JSON_TYPE = "application/json; charset=utf-8"
 
+Start = Callable[..., Client]  # starts a server with these flags
+
 SLEEPING_CODE = "open('ready', 'w').close()\nimport time\ntime.sleep(60)"
+
+
+@contextmanager
+def open_client(*flags: str, **headers: str) -> Iterator[Client]:
+    """Starts a server with these flags; gives a client of it that sends these headers."""
+    with (
+        temporary_launcher() as launcher,
+        closing(Client(launcher.start(*flags).base_url, headers)) as client,
+    ):
+        yield client
 
 
 def check(answer: dict[str, Any], **expected: object) -> None:
@@ -56,6 +69,21 @@ def send_and_parse(port: int, data: bytes) -> RawResponse:
     raw = send_raw(port, data)
     assert raw.count(b"HTTP/1.1 ") == 1, raw
     return parse_response(raw)
+
+
+def send_pipelined(base_url: str, requests: list[str]) -> list[int]:
+    """Sends requests by one connection, where none waits for another's answer.
+
+    A request is its start line and, after a line break, its body. Returns the statuses.
+    """
+    heads = [request.partition("\n")[::2] for request in requests]
+    texts = [
+        f"{start} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n{body}"
+        for start, body in heads
+    ]
+    texts[-1] = texts[-1].replace("\r\n", "\r\nConnection: close\r\n", 1)
+    raw = send_raw(int(base_url.rpartition(":")[2]), "".join(texts).encode(), 20)
+    return [int(status) for status in re.findall(rb"HTTP/1\.1 (\d+) ", raw)]
 
 
 @contextmanager

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import httpx
 import pytest
 
 from tests.client import Client
-from tests.contract.checks import check, check_error
-from tests.server_process import COMMAND, Launcher, Server, temporary_launcher
+from tests.contract.checks import check, check_error, open_client
+from tests.server_process import Launcher, Server, temporary_launcher
 from tests.waiting import wait_until
 
 TOKEN = "a-token-of-the-environment"
@@ -44,35 +43,26 @@ def closed_server(token_file: Path) -> Iterator[Server]:
 @pytest.fixture(scope="module")
 def closed(closed_server: Server) -> Iterator[Client]:
     """A client that shows no token by itself."""
-    client = Client(closed_server.base_url)
-    yield client
-    client.close()
+    with closing(Client(closed_server.base_url)) as client:
+        yield client
 
 
 @pytest.fixture(scope="module")
 def named() -> Iterator[Client]:
     """A server that is known under other names, behind a proxy that is trusted."""
-    with temporary_launcher() as launcher:
-        server = launcher.start(
-            "--allowed-hosts", "era.example,other.example",
-            "--allowed-origins", "https://app.example",
-            "--trust-forwarded",
-        )  # fmt: skip
-        client = Client(server.base_url)
+    flags = ("--allowed-hosts", "era.example,other.example", "--trust-forwarded")
+    with open_client(*flags, "--allowed-origins", "https://app.example") as client:
         yield client
-        client.close()
 
 
-def refused(*flags: str, data_dir: Path, env: dict[str, str] | None = None) -> str:
+def refused(launcher: Launcher, *flags: str, env: dict[str, str] | None = None) -> str:
     """What a server says that does not start."""
-    command = [str(COMMAND), "serve", "--port", "0", "--data-dir", str(data_dir), *flags]
-    ended = subprocess.run(
-        command, capture_output=True, text=True, timeout=60, env={**os.environ, **(env or {})}
-    )
-    assert ended.returncode != 0
-    assert "Traceback" not in ended.stderr
-    assert ended.stdout == ""
-    return ended.stderr
+    with pytest.raises(RuntimeError) as ended:
+        launcher.start(*flags, env=env)
+    said = str(ended.value)
+    assert said.startswith("the server did not start: Error: ")  # and nothing was printed
+    assert "Traceback" not in said
+    return said
 
 
 # ---------------------------------------------------------------- start
@@ -83,9 +73,9 @@ def test_default_address(server: Server) -> None:
     assert server.base_url.startswith("http://127.0.0.1:")
 
 
-def test_open_address_without_token(tmp_path: Path) -> None:
+def test_open_address_without_token(launcher: Launcher) -> None:
     """Any other address without a token is refused at start, with what to do."""
-    said = refused("--host", "0.0.0.0", data_dir=tmp_path / "data")
+    said = refused(launcher, "--host", "0.0.0.0")
     assert "token" in said
     assert "ERA_API_TOKENS" in said or "--api-token" in said
 
@@ -95,9 +85,10 @@ def test_open_address_with_token(closed_server: Server) -> None:
     assert "0.0.0.0" in closed_server.base_url
 
 
-def test_short_token(tmp_path: Path) -> None:
-    """A token that can be guessed is refused at start, and not repeated."""
-    said = refused(data_dir=tmp_path / "data", env={"ERA_API_TOKENS": "tomato"})
+@pytest.mark.command
+def test_short_token(launcher: Launcher) -> None:
+    """A token that can be guessed is refused at start, and not repeated; the exit code tells it."""
+    said = refused(launcher, env={"ERA_API_TOKENS": "tomato"})
     assert "16" in said
     assert "tomato" not in said
 
@@ -234,8 +225,9 @@ def named_tokens(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         '{"argv": ["/nowhere/lingo", "{connection_file}"], "display_name": "L", "language": "l"}'
     )
     flags = ["--api-token-file", str(file), "--kernelspec-dirs", str(directory / "specs")]
+    flags += ["--log-format", "json", "--trust-forwarded", "--public-url", PUBLIC]
     with temporary_launcher() as launcher:
-        yield launcher.start(*flags, "--log-format", "json", "--trust-forwarded")
+        yield launcher.start(*flags)
 
 
 def test_names_of_tokens(named_tokens: Server) -> None:
@@ -288,15 +280,8 @@ def test_what_strangers_are_told(named_tokens: Server) -> None:
             assert not set(isolation["missing"]) & set(full["missing"])
         for path in OPEN_PATHS:
             text = http.get(path).text
-            for secret in (
-                "/nowhere",
-                "/tmp",
-                "/root",
-                "/home/",
-                "/sys/",
-                "/proc/",
-                *known["isolation"]["missing"],
-            ):
+            places = ("/nowhere", "/tmp", "/root", "/home/", "/sys/", "/proc/")
+            for secret in (*places, *known["isolation"]["missing"]):
                 assert secret not in text, (path, secret)
         assert "/nowhere" in http.get("/api/languages", headers={"X-API-Key": IN_FILE}).text
 
@@ -309,107 +294,128 @@ def test_what_strangers_are_told(named_tokens: Server) -> None:
         (f"be n:{IN_FILE}\n", "line 1"),
     ],
 )
-def test_mistakes_in_a_token_file(tmp_path: Path, content: str, said: str) -> None:
+def test_mistakes_in_a_token_file(
+    launcher: Launcher, tmp_path: Path, content: str, said: str
+) -> None:
     """A mistake in a token file is refused at start by its line, without a secret."""
     file = tmp_path / "tokens"
     file.write_text(content)
-    printed = refused("--api-token-file", str(file), data_dir=tmp_path / "data")
+    printed = refused(launcher, "--api-token-file", str(file))
     assert said in printed
     assert not [one for one in (IN_FILE, LATER, "tomato") if one in printed]
 
 
-def test_many_requests_after_a_change(launcher: Launcher, tmp_path: Path) -> None:
+class Rotated:
+    """A server whose only token stands in a file, and a client that shows it."""
+
+    def __init__(self, server: Server, file: Path) -> None:
+        self.file = file
+        self.http = httpx.Client(base_url=server.base_url, headers={"X-API-Key": IN_FILE})
+        self._server = server
+        self._log_start = 0
+
+    def reset(self) -> None:
+        """Makes the token the only one again; the log begins here."""
+        self.file.write_text(f"{IN_FILE}\n")
+        assert wait_until(lambda: self.status() == 200 and self.status(LATER) == 401)
+        self._log_start = len(self._server.log_text)
+
+    @property
+    def log_text(self) -> str:
+        return self._server.log_text[self._log_start :]
+
+    def status(self, token: str = IN_FILE) -> int:
+        return self.http.get("/api/sessions", headers={"X-API-Key": token}).status_code
+
+    def wait_for_log(self, words: str) -> None:
+        """Waits until the log says so; the token is valid all the time."""
+
+        def is_said() -> bool:
+            assert self.status() == 200
+            return words in self.log_text
+
+        assert wait_until(is_said)
+
+
+@pytest.fixture(scope="module")
+def rotated_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rotated]:
+    file = tmp_path_factory.mktemp("rotated") / "tokens"
+    file.write_text(f"{IN_FILE}\n")
+    with temporary_launcher() as launcher:
+        rotated = Rotated(launcher.start("--api-token-file", str(file)), file)
+        with rotated.http:
+            yield rotated
+
+
+@pytest.fixture
+def rotated(rotated_server: Rotated) -> Rotated:
+    rotated_server.reset()
+    return rotated_server
+
+
+def test_many_requests_after_a_change(rotated: Rotated) -> None:
     """Fifteen requests at once after a change of the file all count by the new one."""
-    file, http = rotated(launcher, tmp_path)
-    with http, ThreadPoolExecutor(15) as pool:
+    with ThreadPoolExecutor(15) as pool:
         for token in (LATER, IN_FILE, LATER):
-            file.write_text(f"{token}\n")
+            rotated.file.write_text(f"{token}\n")
             time.sleep(1.2)
 
             def ask(number: int, token: str = token) -> int:
-                shown = token if number % 3 else {LATER: IN_FILE, IN_FILE: LATER}[token]
-                return http.get("/api/limits", headers={"X-API-Key": shown}).status_code
+                return rotated.status(
+                    token if number % 3 else {LATER: IN_FILE, IN_FILE: LATER}[token]
+                )
 
             expected = [200 if number % 3 else 401 for number in range(15)]
             assert list(pool.map(ask, range(15))) == expected
 
 
-def rotated(launcher: Launcher, tmp_path: Path) -> tuple[Path, httpx.Client]:
-    """A server whose only token stands in a file, and a client that shows it."""
-    file = tmp_path / "tokens"
-    file.write_text(f"{IN_FILE}\n")
-    server = launcher.start("--api-token-file", str(file))
-    return file, httpx.Client(base_url=server.base_url, headers={"X-API-Key": IN_FILE})
-
-
-def test_emptied_token_file(launcher: Launcher, tmp_path: Path) -> None:
+def test_emptied_token_file(rotated: Rotated) -> None:
     """Blank is no statement, and the tokens stay; a file with a comment alone lets nobody in."""
-    file, http = rotated(launcher, tmp_path)
-    with http:
-        file.write_text("\n")
-        log = launcher.servers[-1]
-        assert wait_until(
-            lambda: http.get("/api/sessions").status_code == 200 and "is blank" in log.log_text
-        )
-        file.write_text("# nobody\n")
-        assert wait_until(lambda: http.get("/api/sessions").status_code == 401)
-        assert http.get("/api/sessions", headers={"X-API-Key": ""}).status_code == 401
-        assert http.get("/metrics").status_code == 401
-        assert http.get("/health").status_code == 200
-        file.write_text(f"{LATER}\n")
-        key = {"X-API-Key": LATER}
-        assert wait_until(lambda: http.get("/api/sessions", headers=key).status_code == 200)
+    rotated.file.write_text("\n")
+    rotated.wait_for_log("is blank")
+    rotated.file.write_text("# nobody\n")
+    assert wait_until(lambda: rotated.status() == 401)
+    assert rotated.status("") == 401
+    assert rotated.http.get("/metrics").status_code == 401
+    assert rotated.http.get("/health").status_code == 200
+    rotated.file.write_text(f"{LATER}\n")
+    assert wait_until(lambda: rotated.status(LATER) == 200)
 
 
 @pytest.mark.parametrize("way", ["gone", "a directory", "no text"])
-def test_unreadable_token_file(launcher: Launcher, tmp_path: Path, way: str) -> None:
+def test_unreadable_token_file(rotated: Rotated, way: str) -> None:
     """A token file that cannot be read changes nothing but the log, until it can be again."""
-    file, http = rotated(launcher, tmp_path)
-    with http:
-        file.unlink()
-        if way == "a directory":
-            file.mkdir()
-        elif way == "no text":
-            file.write_bytes(b"\xff" * 20)
-        server = launcher.servers[-1]
-
-        def is_reported() -> bool:
-            assert http.get("/api/sessions").status_code == 200
-            return "cannot be read" in server.log_text
-
-        assert wait_until(is_reported)
-        assert http.get("/api/sessions", headers={"X-API-Key": LATER}).status_code == 401
-        file.rmdir() if way == "a directory" else file.unlink(missing_ok=True)
-        file.write_text(f"{LATER}\n")
-        assert wait_until(lambda: http.get("/api/sessions").status_code == 401)
+    file = rotated.file
+    file.unlink()
+    if way == "a directory":
+        file.mkdir()
+    elif way == "no text":
+        file.write_bytes(b"\xff" * 20)
+    rotated.wait_for_log("cannot be read")
+    assert rotated.status(LATER) == 401
+    file.rmdir() if way == "a directory" else file.unlink(missing_ok=True)
+    file.write_text(f"{LATER}\n")
+    assert wait_until(lambda: rotated.status() == 401)
 
 
-def test_weak_token_that_comes_later(launcher: Launcher, tmp_path: Path) -> None:
+def test_weak_token_that_comes_later(rotated: Rotated) -> None:
     """A file with a token that can be guessed is refused whole; the log names the line."""
-    file, http = rotated(launcher, tmp_path)
-    with http:
-        server = launcher.servers[-1]
-        file.write_text(f"# people\n{LATER}\nben:tomato\n")
-
-        def is_reported() -> bool:
-            assert http.get("/api/sessions").status_code == 200
-            return "line 3 has a token that is too short" in server.log_text
-
-        assert wait_until(is_reported)
-        for token in ("tomato", "ben:tomato", LATER):
-            assert http.get("/api/sessions", headers={"X-API-Key": token}).status_code == 401
-        assert http.get("/api/sessions").status_code == 200
-    assert "tomato" not in server.log_text
-    assert LATER not in server.log_text
+    rotated.file.write_text(f"# people\n{LATER}\nben:tomato\n")
+    rotated.wait_for_log("line 3 has a token that is too short")
+    for token in ("tomato", "ben:tomato", LATER):
+        assert rotated.status(token) == 401
+    assert rotated.status() == 200
+    assert "tomato" not in rotated.log_text
+    assert LATER not in rotated.log_text
 
 
 @pytest.mark.parametrize("content", ["", "# only a comment\n", "tomato\n", None], ids=range(4))
-def test_useless_token_file(tmp_path: Path, content: str | None) -> None:
+def test_useless_token_file(launcher: Launcher, tmp_path: Path, content: str | None) -> None:
     """A token file that lets nobody in, or that is not there, is refused at start."""
     file = tmp_path / "tokens"
     if content is not None:
         file.write_text(content)
-    said = refused("--api-token-file", str(file), data_dir=tmp_path / "data")
+    said = refused(launcher, "--api-token-file", str(file))
     assert "token" in said
     assert "tomato" not in said
 
@@ -546,13 +552,13 @@ def test_preflight_of_a_file(named: Client) -> None:
 # ---------------------------------------------------------------- the address that code sees
 
 
-def seen_address(client: Client, headers: dict[str, str]) -> str:
+def seen_address(client: Client, headers: dict[str, str], session: str = "seen") -> str:
     """The server's address as code sees it in `execute` and in a session."""
     body = {"language": "python", "code": "import os; print(os.environ['ERA_BASE_URL'], end='')"}
-    answer = client.http.post("/api/execute", json=body, headers=headers)
-    made = client.http.post("/api/sessions", json={"language": "python"}, headers=headers)
-    run = f"/api/sessions/{made.json()['id']}/run"
-    seen = [answer, client.http.post(run, json=body, headers=headers)]
+    place = {"language": "python", "session_id": session, "exist_ok": True}
+    client.http.post("/api/sessions", json=place, headers=headers).raise_for_status()
+    paths = ("/api/execute", f"/api/sessions/{session}/run")
+    seen = [client.http.post(path, json=body, headers=headers) for path in paths]
     first, second = (str(one.raise_for_status().json()["stdout"]) for one in seen)
     assert first == second
     return first
@@ -591,9 +597,8 @@ def test_public_url(closed: Client, forwarded: dict[str, str]) -> None:
     assert seen_address(closed, {**BEARER, **forwarded}) == PUBLIC
 
 
-def test_public_url_wins(launcher: Launcher) -> None:
+def test_public_url_wins(named_tokens: Server) -> None:
     """A public address is the address, whatever a trusted proxy says."""
-    client = Client(launcher.start("--trust-forwarded", "--public-url", PUBLIC).base_url)
     headers = {"X-Forwarded-Host": "localhost", "X-Forwarded-Proto": "https"}
-    assert seen_address(client, headers) == PUBLIC
-    client.close()
+    with closing(Client(named_tokens.base_url, {"X-API-Key": IN_FILE})) as client:
+        assert seen_address(client, headers) == PUBLIC

@@ -8,7 +8,6 @@ import pytest
 
 from tests.client import Client, SessionClient, parse_sse
 from tests.contract.checks import TIME, check, check_error
-from tests.server_process import Launcher
 
 
 def put(session: SessionClient, code: str, **body: Any) -> dict[str, Any]:
@@ -81,7 +80,7 @@ def test_run_and_stream(session: SessionClient) -> None:
         events = list(parse_sse(response.iter_lines()))
     assert [event.data["content"] for event in events if event.event == "stdout"] == ["stored 2\n"]
     check(session.run("print('own', n)"), stdout="own 2\n")
-    listed = session.http.get(f"{session.path}/executions").json()["executions"]
+    listed = session.executions()
     assert [one["code"].partition("\n")[0][:4] for one in listed] == ["n = ", "n = ", "prin"]
 
 
@@ -154,16 +153,3 @@ def test_without_persistence(client: Client) -> None:
     session.run("import os; os._exit(0)")
     check(session.http.post(f"{session.path}/run", json={}).json(), stdout="still here\n")
     session.delete()
-
-
-def test_survives_the_server(launcher: Launcher) -> None:
-    """Code whose storing was answered is there after a kill -9 of the server."""
-    client = Client(launcher.start().base_url)
-    put(client.session("python", session_id="s"), "print('kept')", description="why")
-    launcher.servers[-1].kill()
-    client.close()
-    client = Client(launcher.start().base_url)
-    session = SessionClient(client.http, "s")
-    check(get(session), code="print('kept')", description="why")
-    check(session.http.post(f"{session.path}/run", json={}).json(), stdout="kept\n")
-    client.close()

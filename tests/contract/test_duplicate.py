@@ -12,8 +12,8 @@ import httpx
 import pytest
 
 from tests.client import Client, SessionClient
-from tests.contract.checks import TIME, background_runs, check, check_error, wait_for_file
-from tests.server_process import Launcher, Server
+from tests.contract.checks import TIME, Start, background_runs, check, check_error, wait_for_file
+from tests.server_process import Server
 from tests.waiting import wait_until
 
 MANY_FILES = """
@@ -267,17 +267,15 @@ def test_refused(client: Client, session: SessionClient) -> None:
     assert client.http.get("/api/sessions").json()["total"] == 1
 
 
-def test_capacity(launcher: Launcher) -> None:
+def test_capacity(start: Start) -> None:
     """A duplicate is a session: it needs room for one."""
-    client = Client(launcher.start("--max-sessions", "2").base_url)
-    source = client.session("python")
+    source = start("--max-sessions", "2").session("python")
     duplicate(source, new_id="second")
     answer = ask(source, new_id="third")
     check_error(answer, 503, "CAPACITY")
     assert int(answer.headers["Retry-After"]) > 0
-    client.http.delete("/api/sessions/second").raise_for_status()
+    source.http.delete("/api/sessions/second").raise_for_status()
     duplicate(source, new_id="third")
-    client.close()
 
 
 def test_many_at_once(session: SessionClient) -> None:
@@ -319,22 +317,6 @@ while time.monotonic() < end:
             sizes = {f["path"]: f["size"] for f in copy.get()["files"]}
             assert all(size == 10000 for path, size in sizes.items() if path.startswith("old"))
         check(running.result().json(), exit_code=0)
-
-
-def test_survives_the_server(launcher: Launcher) -> None:
-    """A duplicate that was answered is whole after a kill -9 of the server."""
-    client = Client(launcher.start().base_url)
-    source = client.session("python", data={"code": "print('stored')"})
-    source.run(MANY_FILES)
-    digest = source.run(DIGEST)["stdout"]
-    duplicate(source, id="copy")
-    launcher.servers[-1].kill()
-    client.close()
-    client = Client(launcher.start().base_url)
-    copy = SessionClient(client.http, "copy")
-    assert copy.run(DIGEST)["stdout"] == digest
-    check(client.http.post(f"{copy.path}/run", json={}).json(), stdout="stored\n")
-    client.close()
 
 
 def test_the_digest_tells_differences(session: SessionClient) -> None:

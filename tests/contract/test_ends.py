@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,10 +16,10 @@ from tests.contract.checks import (
     wait_for_executions,
     wait_for_file,
 )
-from tests.server_process import Launcher, Server, temporary_launcher
 from tests.waiting import wait_until
 
-FLAGS = (
+# A server whose own limits are near.
+SERVER_FLAGS = (
     "--session-memory", "512M", "--session-processes", "100", "--max-execution-output", "1M",
 )  # fmt: skip
 LIMITS = {"memory_mb": 128, "workspace_mb": 4}
@@ -143,13 +142,6 @@ ENDS = {
 }
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    """A server whose own limits are near."""
-    with temporary_launcher() as launcher:
-        yield launcher.start(*FLAGS)
-
-
 @pytest.fixture(scope="module", autouse=True)
 def _isolated(client: Client) -> None:
     if client.http.get("/health").json()["isolation"]["tier"] == 4:
@@ -170,7 +162,7 @@ def stderr_of(events: list[SseEvent]) -> str:
 
 def interrupt(session: SessionClient, index: int) -> None:
     """Interrupts one of the session's executions."""
-    listed = session.http.get(f"{session.path}/executions").json()["executions"]
+    listed = session.executions()
     path = f"{session.path}/executions/{listed[index]['execution_id']}/interrupt"
     session.http.post(path).raise_for_status()
 
@@ -361,8 +353,7 @@ def test_deletion_in_a_run(client: Client) -> None:
     with background_runs(session) as start:
         running = start(SLEEPING_CODE)
         wait_for_file(session)
-        listed = session.http.get(f"{session.path}/executions").json()["executions"]
-        path = f"{session.path}/executions/{listed[0]['execution_id']}/stream"
+        path = f"{session.execution_path(0)}/stream"
         with session.http.stream("GET", path) as response:
             session.delete()
             events = list(parse_sse(response.iter_lines()))
@@ -408,36 +399,6 @@ def test_throw_away_run(client: Client) -> None:
     check(answer, exit_code=139, cause="signal 11 (SIGSEGV)")
     assert server_lines(answer["stderr"]) == ["the process was killed by signal 11 (SIGSEGV)"]
     assert "notices" not in answer
-
-
-@pytest.mark.parametrize("how", ["stop", "kill"])
-def test_end_of_the_server(launcher: Launcher, how: str) -> None:
-    """The run that the server ended has the line in its replay; the next run has the notice."""
-    server = launcher.start("--shutdown-grace", "0")
-    client = Client(server.base_url)
-    session, quiet = client.session("python"), client.session("python")
-    check(session.run("x = 1"), notices=None)
-    quiet.run("x = 1")
-    code = f"import sys\nprint('unfinished', end='', file=sys.stderr, flush=True)\n{SLEEPING_CODE}"
-    request = {"code": code, "background": True}
-    started = client.http.post(f"{session.path}/run", json=request).json()
-    wait_for_file(session)
-    path = f"{session.path}/executions/{started['execution_id']}"
-    while not client.http.get(path).json()["stderr"]:  # what was seen is written
-        time.sleep(0.01)
-    server.kill() if how == "kill" else server.stop()
-    client.close()
-    client = Client(launcher.start().base_url)
-    session, quiet = SessionClient(client.http, session.id), SessionClient(client.http, quiet.id)
-    answer = client.http.get(f"{session.path}/executions/{started['execution_id']}").json()
-    check(answer, exit_code=137, cause="server stopped", state="lost")
-    first = "unfinished\n[era] server stopped before the run ended; variables are lost"
-    assert answer["stderr"].startswith(first)
-    notices = ["variables were lost: the server was restarted"]
-    for one in (session, quiet):
-        check(one.run("print('x' in globals())"), stdout="False\n", notices=notices)
-        check(one.run("pass"), notices=None)
-    client.close()
 
 
 def test_kernel_that_is_killed_between_runs(limited: SessionClient) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,7 +13,14 @@ import httpx
 import pytest
 
 from tests.client import Client, SessionClient, parse_sse
-from tests.contract.checks import SLEEPING_CODE, background_runs, check, check_error, wait_for_file
+from tests.contract.checks import (
+    SLEEPING_CODE,
+    background_runs,
+    check,
+    check_error,
+    open_client,
+    wait_for_file,
+)
 from tests.server_process import Launcher
 from tests.waiting import wait_until
 
@@ -25,6 +30,7 @@ FIELDS = {
     "kernel_generation", "queued_ms", "start_ms",
 }  # fmt: skip
 READY = "touch ready; "
+UNTIL_GO = "\nimport os, time\nwhile not os.path.exists('go'): time.sleep(0.05)\n"
 
 
 def exec_response(session: SessionClient, command: str | None = None, **body: Any) -> Any:
@@ -47,21 +53,14 @@ def background_commands(session: SessionClient) -> Iterator[Callable[..., Future
         yield lambda command, **body: pool.submit(execute, session, command, **body)
 
 
-def executions(session: SessionClient) -> list[dict[str, Any]]:
-    listed: list[dict[str, Any]] = session.http.get(f"{session.path}/executions").json()[
-        "executions"
-    ]
-    return listed
-
-
 def wait_until_running(session: SessionClient, number: int = 1) -> str:
     """The id of the newest execution, when so many are under way."""
 
     def running() -> bool:
-        return sum(one["status"] == "running" for one in executions(session)) >= number
+        return sum(one["status"] == "running" for one in session.executions()) >= number
 
     assert wait_until(running, 20)
-    return str(executions(session)[-1]["execution_id"])
+    return str(session.executions()[-1]["execution_id"])
 
 
 # ---------------------------------------------------------------- the answer
@@ -86,9 +85,9 @@ def test_argv_is_executed_as_it_is(shared: SessionClient) -> None:
     """No shell looks at the arguments; the program is looked up in PATH."""
     answer = execute(shared, argv=["printf", "%s|", "a b", "$HOME", "*", ""])
     check(answer, stdout="a b|$HOME|*||", exit_code=0)
-    assert executions(shared)[-1]["code"] == "printf '%s|' 'a b' '$HOME' '*' ''"
+    assert shared.executions()[-1]["code"] == "printf '%s|' 'a b' '$HOME' '*' ''"
     execute(shared, "echo a  b")
-    assert executions(shared)[-1]["code"] == "echo a  b"
+    assert shared.executions()[-1]["code"] == "echo a  b"
 
 
 @pytest.mark.parametrize(
@@ -142,10 +141,10 @@ ONE_OF_TWO = "Exactly one of `command` and `argv` is required."
 )
 def test_mistakes(shared: SessionClient, body: dict[str, Any], told: str) -> None:
     """They are 400 in a sentence that names the field, and nothing is run."""
-    before = len(executions(shared))
+    before = len(shared.executions())
     error = check_error(exec_response(shared, **body), 400, "INVALID_REQUEST")
     assert error["message"].startswith(told)
-    assert len(executions(shared)) == before
+    assert len(shared.executions()) == before
 
 
 def test_no_session(client: Client) -> None:
@@ -301,9 +300,9 @@ def test_interrupt(
 ) -> None:
     """The program ends, and nothing else: the kernel, its run and other programs go on."""
     with background_commands(session) as start, background_runs(session) as run:
-        busy = run("open('busy', 'w').close(); import time; time.sleep(6); print('through')")
+        busy = run(f"open('busy', 'w').close(){UNTIL_GO}print('through')")
         wait_for_file(session, "busy")
-        other = start("touch other; sleep 5; echo through")
+        other = start("touch other; until [ -e go ]; do sleep 0.05; done; echo through")
         wait_for_file(session, "other")
         program = start(command)
         wait_for_file(session)
@@ -314,6 +313,8 @@ def test_interrupt(
         check(program.result(), exit_code=exit_code, state="preserved", stdout="")
         again = session.http.post(f"{session.path}/executions/{eid}/interrupt")
         check_error(again, 409, "NOT_RUNNING")
+        assert not other.done() and not busy.done()
+        session.http.put(f"{session.path}/files/go", content=b"").raise_for_status()
         assert other.result()["stdout"] == "through\n"
         assert busy.result().json()["stdout"] == "through\n"
 
@@ -329,21 +330,35 @@ def test_much_output(shared: SessionClient) -> None:
     assert answer["stderr"] == text
 
 
-def test_output_past_the_bounds(launcher: Launcher) -> None:
+@pytest.fixture(scope="module")
+def small_server() -> Iterator[Client]:
+    """A client of a server with small bounds."""
+    flags = (
+        "--max-answer-output", "64K", "--max-execution-output", "8M", "--max-queue", "2",
+        "--max-kernels", "1", "--max-background-timeout", "1", "--max-timeout", "100",
+    )  # fmt: skip
+    with open_client(*flags) as client:
+        yield client
+
+
+@pytest.fixture
+def small(small_server: Client) -> Iterator[Client]:
+    yield small_server
+    small_server.http.delete("/api/sessions")
+
+
+def test_output_past_the_bounds(small: Client) -> None:
     """The answer is cut and says where the rest is; past the last bound the program is ended."""
-    server = launcher.start("--max-answer-output", "64K", "--max-execution-output", "8M")
-    client = Client(server.base_url)
-    session = client.session("python")
+    session = small.session("python")
     session.run("kept = 1")
     answer = execute(session, "seq 100000")
     assert answer["truncated"] is True
-    text = client.http.get(answer["full_output"]["stdout"]).text
+    text = small.http.get(answer["full_output"]["stdout"]).text
     assert text == "".join(f"{number}\n" for number in range(1, 100_001))
     answer = execute(session, "yes & yes", timeout=60)
     check(answer, exit_code=137, cause="output limit 8 MiB", state="preserved")
     assert "yes" not in execute(session, "cat /proc/[0-9]*/comm")["stdout"].split()
     check(session.run("print(kept)"), stdout="1\n")
-    client.close()
 
 
 def test_stream_and_reading(session: SessionClient) -> None:
@@ -423,7 +438,7 @@ def test_kernel_death(session: SessionClient, end: str, exit_code: int, cause: s
         wait_for_file(session)
         check(session.run(end), exit_code=exit_code)
         check(program.result(), exit_code=137, cause=cause, state="lost")
-    eid = executions(session)[-2]["execution_id"]
+    eid = session.executions()[-2]["execution_id"]
     stream = session.http.get(f"{session.path}/executions/{eid}/stream").text
     assert '"code":"KERNEL_DIED"' in stream
     check(execute(session, "true"), started_from="fresh", kernel_generation=1)
@@ -441,10 +456,9 @@ def test_twenty_at_once(session: SessionClient) -> None:
     assert session.get()["kernel_generation"] == 1
 
 
-def test_too_many(launcher: Launcher) -> None:
+def test_too_many(small: Client) -> None:
     """As many at once as may wait in the queue; the next gets 429."""
-    client = Client(launcher.start("--max-queue", "2", "--max-kernels", "1").base_url)
-    session = client.session("python")
+    session = small.session("python")
     with background_commands(session) as start:
         for name in ("one", "two"):
             start(f"touch {name}; sleep 60")
@@ -452,23 +466,20 @@ def test_too_many(launcher: Launcher) -> None:
         refused = exec_response(session, "true")
         check_error(refused, 429, "QUEUE_FULL")
         assert int(refused.headers["Retry-After"]) > 0
-        other = client.session("python")
+        other = small.session("python")
         check_error(exec_response(other, "true"), 503, "CAPACITY")
         session.delete()
     check(execute(other, "echo in"), stdout="in\n")
-    client.close()
 
 
-def test_seat_is_kept(launcher: Launcher) -> None:
+def test_seat_is_kept(small: Client) -> None:
     """A machine without a kernel takes the place of one."""
-    client = Client(launcher.start("--max-kernels", "1").base_url)
-    session, other = client.session("python"), client.session("python")
+    session, other = small.session("python"), small.session("python")
     execute(session, "sleep 600 > /dev/null 2>&1 &")
-    answer = client.http.post(f"{other.path}/run", json={"code": "1"})
+    answer = small.http.post(f"{other.path}/run", json={"code": "1"})
     check_error(answer, 503, "CAPACITY")
     session.delete()
     assert other.run("print(1)")["stdout"] == "1\n"
-    client.close()
 
 
 # ---------------------------------------------------------------- files and data
@@ -532,22 +543,6 @@ def test_not_persistent(client: Client) -> None:
     session.delete()
 
 
-def test_not_persistent_after_a_crash(launcher: Launcher) -> None:
-    """Also when there was never a kernel, and the server was killed."""
-    server = launcher.start()
-    client = Client(server.base_url)
-    session = client.session("python", persistent=False, session_id="gone")
-    kept = client.session("python", persistent=False, session_id="kept")
-    assert execute(session, "echo 1 > a; ls")["stdout"] == "a\n"
-    client.http.put(f"{kept.path}/files/a", content=b"1").raise_for_status()
-    server.kill()
-    client.close()
-    client = Client(launcher.start().base_url)
-    assert SessionClient(client.http, "gone").get()["files"] == []
-    assert len(SessionClient(client.http, "kept").get()["files"]) == 1
-    client.close()
-
-
 # ---------------------------------------------------------------- clients, servers and deletion
 
 
@@ -603,30 +598,6 @@ def test_stop_of_the_server(launcher: Launcher) -> None:
     client.close()
 
 
-def test_kill_of_the_server(launcher: Launcher) -> None:
-    """After a kill -9 the execution has an honest end, and no process is left."""
-    server = launcher.start()
-    client = Client(server.base_url)
-    session = client.session("python", session_id="s1")
-    with ThreadPoolExecutor(1) as pool:
-        lost = pool.submit(exec_response, session, "echo before; touch ready; sleep 600.125")
-        wait_for_file(session)
-        eid = wait_until_running(session)
-        path = f"/api/sessions/s1/executions/{eid}"
-        assert wait_until(lambda: client.http.get(path).json()["stdout"] == "before\n", 10)
-        server.kill()
-        with pytest.raises(httpx.HTTPError):
-            lost.result()
-    client.close()
-    pgrep = shutil.which("pgrep") or "pgrep"
-    search = [pgrep, "-f", "^sleep 600.125"]
-    assert wait_until(lambda: subprocess.run(search, check=False).returncode == 1, 5)
-    client = Client(launcher.start().base_url)
-    check(client.http.get(path).json(), status="finished", exit_code=137, stdout="before\n")
-    check(execute(SessionClient(client.http, "s1"), "cat ready; echo on"), stdout="on\n")
-    client.close()
-
-
 def test_ttl(client: Client) -> None:
     """A session with a program in it is not expired; its time begins when that ends."""
     session = client.session("python", ttl=0.5)
@@ -658,17 +629,13 @@ def test_background(session: SessionClient) -> None:
     check(session.http.get(path).json(), status="finished", exit_code=130, stdout="a\n")
 
 
-def test_time_in_the_background(launcher: Launcher) -> None:
+def test_time_in_the_background(small: Client) -> None:
     """Without a timeout it may take max_background_timeout, which is the most there is."""
-    client = Client(
-        launcher.start("--max-background-timeout", "1", "--max-timeout", "100").base_url
-    )
-    session = client.session("python")
+    session = small.session("python")
     check_error(exec_response(session, "true", background=True, timeout=2), 400, "INVALID_REQUEST")
     started = exec_response(session, "sleep 60", background=True).json()
     path = f"{session.path}/executions/{started['execution_id']}"
     check(session.http.get(f"{path}?wait=20").json(), exit_code=124, cause="timeout")
-    client.close()
 
 
 def test_stream(session: SessionClient) -> None:
@@ -707,11 +674,11 @@ def test_stream_that_its_caller_leaves(session: SessionClient) -> None:
 )  # fmt: skip
 def test_refused_streams(shared: SessionClient, body: dict[str, Any], message: str) -> None:
     """What is wrong is told before there is an execution."""
-    before = len(executions(shared))
+    before = len(shared.executions())
     answer = shared.http.post(f"{shared.path}/exec/stream", json=body)
     assert answer.status_code == 400
     assert message in answer.json()["message"]
-    assert len(executions(shared)) == before
+    assert len(shared.executions()) == before
 
 
 @pytest.fixture(scope="module")
@@ -778,10 +745,10 @@ def test_cwd(with_directories: SessionClient, cwd: str | None, expected: str) ->
 @pytest.mark.parametrize("background", [False, True])
 def test_bad_cwd(with_directories: SessionClient, cwd: str, words: str, background: bool) -> None:
     """One that leads out, is no directory or not there is 400, and nothing is run."""
-    before = len(executions(with_directories))
+    before = len(with_directories.executions())
     answer = exec_response(with_directories, "pwd", cwd=cwd, background=background)
     assert words in check_error(answer, 400, "INVALID_PATH")["message"]
-    assert len(executions(with_directories)) == before
+    assert len(with_directories.executions()) == before
 
 
 @pytest.mark.parametrize("cwd", [1, ["sub"], {"a": 1}, True, "a\0b"])

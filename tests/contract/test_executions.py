@@ -10,15 +10,14 @@ import pytest
 
 from tests.client import Client, SessionClient, SseEvent, parse_sse
 from tests.contract.checks import (
-    SLEEPING_CODE,
     TIME,
+    Start,
     background_runs,
     check,
     check_error,
     wait_for_executions,
     wait_for_file,
 )
-from tests.server_process import Launcher, temporary_launcher
 from tests.waiting import wait_until
 
 SLOW = """
@@ -46,7 +45,7 @@ def test_client_that_leaves_a_stream(session: SessionClient) -> None:
     """When the reader of a stream goes away the run goes on, and can be read again."""
     with session.open_stream(SLOW) as events:
         assert next(events).data["content"] == "first\n"
-    [listed] = session.http.get(f"{session.path}/executions").json()["executions"]
+    [listed] = session.executions()
     check(listed, status="running", exit_code=None)
     answer = session.http.get(f"{session.path}/executions/{listed['execution_id']}?wait=30").json()
     check(answer, status="finished", exit_code=0, stdout="first\nlast\n")
@@ -124,7 +123,7 @@ def test_states(session: SessionClient) -> None:
         for number in (2, 3):
             start("pass")
             wait_for_executions(session, number)
-        listed = session.http.get(f"{session.path}/executions").json()["executions"]
+        listed = session.executions()
         assert [(one["status"], one.get("position")) for one in listed] == [
             ("running", None), ("queued", 1), ("queued", 2),
         ]  # fmt: skip
@@ -159,8 +158,7 @@ def test_wait(session: SessionClient) -> None:
     """With `wait` it answers when the run ends, or after that time with what there is."""
     with session.open_stream(SLOW) as events:
         next(events)
-        [listed] = session.http.get(f"{session.path}/executions").json()["executions"]
-        path = f"{session.path}/executions/{listed['execution_id']}"
+        path = session.execution_path()
         check(session.http.get(f"{path}?wait=0.1").json(), status="running", stdout="first\n")
         began = time.monotonic()
         check(session.http.get(f"{path}?wait=60").json(), status="finished", exit_code=0)
@@ -205,7 +203,7 @@ def test_reader_that_has_the_end(session: SessionClient) -> None:
             assert follow(session, path, Last_Event_ID=str(done.id - 1)) == [done]
     with session.open_stream(SLOW) as events:
         next(events)
-        listed = session.http.get(f"{session.path}/executions").json()["executions"][-1]
+        listed = session.executions()[-1]
         ahead = follow(session, f"{listed['execution_id']}/stream", Last_Event_ID="999")
         assert ahead[-1].event == "done"
 
@@ -230,7 +228,7 @@ def test_readers_of_a_live_run(session: SessionClient) -> None:
     """Any number of readers follow a run: what was before, then what comes."""
     with ThreadPoolExecutor(8) as pool, session.open_stream(SLOW) as events:
         first = next(events)
-        execution = session.http.get(f"{session.path}/executions").json()["executions"][0]
+        execution = session.executions()[0]
         path = f"{execution['execution_id']}/stream"
         readers = [pool.submit(follow, session, path) for _ in range(6)]
         late = pool.submit(follow, session, path, Last_Event_ID="1")
@@ -277,7 +275,7 @@ def test_text_of_a_live_run(session: SessionClient) -> None:
     """The text of a run that goes on is what there is until now."""
     with session.open_stream(SLOW) as events:
         next(events)
-        [listed] = session.http.get(f"{session.path}/executions").json()["executions"]
+        [listed] = session.executions()
         text = session.http.get(f"{session.path}/executions/{listed['execution_id']}/stdout").text
         assert text == "first\n"
 
@@ -289,7 +287,7 @@ def test_text_of_a_live_run(session: SessionClient) -> None:
 def test_of_another_session(client: Client, five: SessionClient, part: str) -> None:
     """An execution is found in its own session only."""
     other = client.session("python")
-    execution = five.http.get(f"{five.path}/executions").json()["executions"][0]["execution_id"]
+    execution = five.executions()[0]["execution_id"]
     answer = client.http.get(f"{other.path}/executions/{execution}{part}")
     check_error(answer, 404, "EXECUTION_NOT_FOUND")
     other.delete()
@@ -311,45 +309,11 @@ def test_deleted_with_the_session(client: Client) -> None:
 # ---------------------------------------------------------------- what is kept
 
 
-def test_oldest_are_dropped() -> None:
+def test_oldest_are_dropped(start: Start) -> None:
     """Past what is kept the oldest go, never a running or the newest one."""
-    with temporary_launcher() as launcher:
-        client = Client(launcher.start("--keep-executions", "3").base_url)
-        session = client.session("python")
-        ids = [session.run(f"print({number})")["execution_id"] for number in range(6)]
-        path = f"{session.path}/executions"
-
-        def kept() -> list[str]:
-            return [one["execution_id"] for one in client.http.get(path).json()["executions"]]
-
-        assert wait_until(lambda: kept() == ids[3:]), kept()
-        check_error(client.http.get(f"{path}/{ids[0]}"), 404, "EXECUTION_NOT_FOUND")
-        assert client.http.get(f"{path}/{ids[5]}/stdout").text == "5\n"
-        client.close()
-
-
-def test_after_a_restart_of_the_server(launcher: Launcher) -> None:
-    """Executions outlive the server; one that was cut off is not running for ever."""
-    server = launcher.start()
-    client = Client(server.base_url)
-    session = client.session("python", session_id="s")
-    whole = session.stream("print('kept')")
-    with ThreadPoolExecutor(1) as pool:
-        cut_off = pool.submit(session.stream, SLEEPING_CODE)
-        wait_for_file(session)
-        server.kill()
-        assert cut_off.exception() is not None
-    client.close()
-    client = Client(launcher.start().base_url)
-    session = SessionClient(client.http, "s")
-    first, second = client.http.get(f"{session.path}/executions").json()["executions"]
-    assert follow(session, f"{first['execution_id']}/stream") == whole
-    assert client.http.get(f"{session.path}/executions/{first['execution_id']}/stdout").text == (
-        "kept\n"
-    )
-    assert second["status"] == "finished"
-    assert second["exit_code"] not in (0, None)
-    shown = client.http.get(f"{session.path}/executions/{second['execution_id']}")
-    assert (shown.status_code, shown.json()["status"]) == (200, "finished")
-    follow(session, f"{second['execution_id']}/stream")
-    client.close()
+    session = start("--keep-executions", "3").session("python")
+    ids = [session.run(f"print({number})")["execution_id"] for number in range(6)]
+    assert wait_until(lambda: [one["execution_id"] for one in session.executions()] == ids[3:])
+    path = f"{session.path}/executions"
+    check_error(session.http.get(f"{path}/{ids[0]}"), 404, "EXECUTION_NOT_FOUND")
+    assert session.http.get(f"{path}/{ids[5]}/stdout").text == "5\n"

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.client import Client, SessionClient, parse_sse
-from tests.contract.checks import (
-    SLEEPING_CODE,
-    check,
-    check_error,
-    wait_for_executions,
-    wait_for_file,
-)
+from tests.client import SessionClient, parse_sse
+from tests.contract.checks import Start, check, check_error, wait_for_file
 from tests.server_process import Launcher
 
 COUNTS = "n = globals().get('n', 0) + 1\nprint(n)"
@@ -143,90 +138,33 @@ def test_longest_key(session: SessionClient) -> None:
 # ---------------------------------------------------------------- over restarts
 
 
-def test_after_a_restart_of_the_server(launcher: Launcher) -> None:
-    """A key outlives the server, with the answer and the conflict."""
-    server = launcher.start()
-    client = Client(server.base_url)
-    session = client.session("python", session_id="s1")
-    first = post(session, env={"TOKEN": "s3cret-value"})
-    server.stop()
-    client.close()
-    for file in launcher.data_dir.rglob("*"):
-        assert not file.is_file() or b"s3cret-value" not in file.read_bytes()
-    again = Client(launcher.start().base_url)
-    session = SessionClient(again.http, "s1")
-    assert post(session, env={"TOKEN": "s3cret-value"}).json() == first.json()
-    check_error(post(session, env={"TOKEN": "other"}), 409, "IDEMPOTENCY_CONFLICT")
-    again.close()
+def test_killed_at_any_moment(start: Start, launcher: Launcher) -> None:
+    """However early the server dies: the code has run at most once in the end.
 
-
-def test_after_a_kill_in_the_run(launcher: Launcher) -> None:
-    """The run was cut: a repeated request learns so, and nothing runs a second time."""
-    server = launcher.start()
-    client = Client(server.base_url)
-    session = client.session("python", session_id="s1")
-    code = f"print('begun', flush=True)\n{SLEEPING_CODE}"
-    with ThreadPoolExecutor(2) as pool:
-        cut = pool.submit(post, session, code)
-        wait_for_file(session)
-        waiting = pool.submit(post, session, "print('never')", "l")
-        wait_for_executions(session, 2)
-        server.kill()
-        for one in (cut, waiting):
-            with contextlib.suppress(httpx.HTTPError):
-                one.result()
-    client.close()
-    again = Client(launcher.start().base_url)
-    session = SessionClient(again.http, "s1")
-    answer = post(session, code)
-    line = "[era] server stopped before the run ended; variables are lost\n"
-    check(answer.json(), exit_code=137, cause="server stopped", state="lost", stdout="begun\n")
-    check(answer.json(), stderr=line)
-    events = list(
-        parse_sse(
-            post(
-                session, "print('begun', flush=True)\n" + SLEEPING_CODE, call="stream"
-            ).iter_lines()
-        )
-    )
-    assert [event.event for event in events] == ["stdout", "stderr", "error", "done"]
-    assert events[1].data["content"] == line
-    assert events[2].data["code"] == "SERVER_STOPPED"
-    listed = session.http.get(f"{session.path}/executions").json()
-    assert [(one["status"], one["exit_code"]) for one in listed["executions"]] == [
-        ("finished", 137), ("finished", 137),
-    ]  # fmt: skip
-    path = f"{session.path}/executions/{answer.headers['X-Execution-Id']}/stream"
-
-    def follow(after: int) -> list[Any]:
-        headers = {"Last-Event-ID": str(after)}
-        with again.http.stream("GET", path, headers=headers) as reader:
-            return list(parse_sse(reader.iter_lines()))
-
-    with ThreadPoolExecutor(4) as pool:
-        for after, found in enumerate(pool.map(follow, range(len(events)))):
-            assert found == events[after:]
-    again.close()
-
-
-@pytest.mark.parametrize("number", range(6))
-def test_killed_at_any_moment(launcher: Launcher, number: int) -> None:
-    """However early the server dies: the code has run at most once in the end."""
-    server = launcher.start()
-    client = Client(server.base_url)
-    session = client.session("python", session_id="s1")
-    session.run("1")
+    Each time runs begin in many sessions, one moment after the other, the last just before the end.
+    """
     code = "open('ran', 'a').write('x'); print('ok')"
-    with ThreadPoolExecutor(1) as pool:
-        asked = pool.submit(post, session, code)
-        with contextlib.suppress(Exception):
-            asked.result(0.003 * number)
-        server.kill()
-        with contextlib.suppress(httpx.HTTPError):
-            asked.result()
-    client.close()
-    again = Client(launcher.start().base_url)
-    session = SessionClient(again.http, "s1")
+    client, sessions = start(), 12
+    for kill in range(3):
+        names = [f"s{kill}-{number}" for number in range(sessions)]
+        for name in names:
+            client.session("python", session_id=name).run("1")
+        with ThreadPoolExecutor(sessions) as pool:
+            asked = []
+            for name in names:
+                asked.append(pool.submit(post, SessionClient(client.http, name), code))
+                time.sleep(0.001 * (kill + 1))
+            launcher.servers[-1].kill()
+            for one in asked:
+                with contextlib.suppress(httpx.HTTPError):
+                    one.result()
+        client = start()
+        for name in names:
+            check_at_most_once(SessionClient(client.http, name), code)
+
+
+def check_at_most_once(session: SessionClient, code: str) -> None:
+    """The same request has one answer from then on, which is true."""
     answer = post(session, code).json()
     assert answer["exit_code"] in (0, 137)
     assert post(session, code).json() == answer
@@ -234,4 +172,3 @@ def test_killed_at_any_moment(launcher: Launcher, number: int) -> None:
     # The end may come between `open` and the write, which leaves an empty file.
     assert ran.status_code == 404 or ran.content in (b"", b"x")
     assert answer["exit_code"] == 137 or ran.content == b"x"
-    again.close()

@@ -340,7 +340,7 @@ def test_forged_requests(client: Client, session: SessionClient) -> None:
     """A program that sends questions by itself, without end, hurts nobody but itself."""
     code = (
         "kernel = get_ipython().kernel\n"
-        "for n in range(20_000):\n"
+        "for n in range(5_000):\n"
         "    content = {'prompt': 'x' * 20_000 if n % 100 == 0 else 'y', 'key': str(n)}\n"
         "    get_ipython().publish('input_request', content)\n"
         "for bad in ({}, {'prompt': 1}, {'prompt': '', 'key': []}, {'prompt': '', 'key': 'k' * 99"
@@ -351,7 +351,7 @@ def test_forged_requests(client: Client, session: SessionClient) -> None:
     with asking(session, code, timeout=60) as program:
         assert program.until("done")["exit_code"] == 0
     asked = [frame for frame in program.seen if frame.event == "input_request"]
-    assert len(asked) == 20_000, "questions are output like any other"
+    assert len(asked) == 5_000, "questions are output like any other"
     assert max(len(frame.data["prompt"]) for frame in asked) == 8192
     assert program.stdout == "through\n"
     with asking(session, "print(input('? '))") as program:
@@ -395,7 +395,7 @@ def test_refusals(session: SessionClient) -> None:
     with background_runs(session) as start:
         running = start("import time\nopen('ready', 'w').close()\ntime.sleep(1)")
         wait_for_file(session)
-        listed = session.http.get(f"{session.path}/executions").json()["executions"]
+        listed = session.executions()
         (execution,) = [one["execution_id"] for one in listed]
         answer = session.http.post(place.format(execution), json={"value": "x"})
         check_error(answer, 409, "NO_INPUT_PENDING")

@@ -35,8 +35,7 @@ def running(session: SessionClient, code: str, **body: Any) -> Iterator[str]:
     with background_runs(session) as start:
         coming = start(code, **{"timeout": 20, **body})
         wait_for_file(session)
-        listed = session.http.get(f"{session.path}/executions").json()["executions"]
-        yield f"{session.path}/executions/{listed[-1]['execution_id']}"
+        yield session.execution_path()
         session.http.put(f"{session.path}/files/go", content=b"")
         coming.result()
 
@@ -119,8 +118,7 @@ def test_stack_while_it_waits_for_input(session: SessionClient) -> None:
     """A program that waits for an answer is in `input`'s line."""
     with session.open_stream("def ask():\n    return input('? ')\nask()") as events:
         assert next(events).event == "input_request"
-        listed = session.http.get(f"{session.path}/executions").json()["executions"]
-        path = f"{session.path}/executions/{listed[-1]['execution_id']}"
+        path = session.execution_path()
         found = calls(session.http.get(f"{path}/stack"))
         assert found[-1] == ("<cell 1>", 2, "ask", "return input('? ')")
         session.http.post(f"{path}/input", json={"value": ""}).raise_for_status()
@@ -154,8 +152,7 @@ def test_queued_and_unknown(session: SessionClient) -> None:
     ):
         coming = start("pass")
         wait_for_executions(session, 2)
-        listed = session.http.get(f"{session.path}/executions").json()["executions"]
-        path = f"{session.path}/executions/{listed[-1]['execution_id']}"
+        path = session.execution_path()
         check_error(session.http.get(f"{path}/stack"), 409, "NOT_RUNNING")
         session.http.put(f"{session.path}/files/go", content=b"")
         coming.result()

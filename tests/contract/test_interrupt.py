@@ -68,8 +68,7 @@ def running(session: SessionClient, code: str) -> Iterator[tuple[str, Future[htt
     with background_runs(session) as start:
         answer = start(tell_begun(code, READY))
         wait_for_file(session)
-        listed = session.http.get(f"{session.path}/executions").json()["executions"]
-        yield f"{session.path}/executions/{listed[-1]['execution_id']}", answer
+        yield session.execution_path(), answer
 
 
 def tell_begun(code: str, line: str) -> str:
@@ -112,11 +111,15 @@ def test_program_that_can_be_interrupted(session: SessionClient, name: str) -> N
 
 @pytest.mark.parametrize("name", UNINTERRUPTIBLE)
 def test_program_that_ignores_interrupts(session: SessionClient, name: str) -> None:
-    """Its kernel is ended after three seconds; the session is usable again, and says so."""
+    """Its kernel is ended after three seconds; the session is usable again, and says so.
+
+    Two that interrupt it at once wait for the one end, and get the same steps.
+    """
     session.run("x = 7")
-    with running(session, UNINTERRUPTIBLE[name]) as (path, run):
+    with running(session, UNINTERRUPTIBLE[name]) as (path, run), ThreadPoolExecutor(2) as pool:
         began = time.monotonic()
-        answer = interrupt(session, path)
+        answer, other = pool.map(interrupt, [session] * 2, [path] * 2)
+        assert answer.json() == other.json()
         assert actions(answer) == ["interrupt", "interrupt again", "end", "ended"]
         check(answer.json(), state="lost")
         assert run.result().status_code == 200
@@ -131,24 +134,11 @@ def test_stream_of_an_interrupted_run(session: SessionClient) -> None:
         code = {**INTERRUPTIBLE, **UNINTERRUPTIBLE}[name]
         with session.open_stream(tell_begun(code, "print(1, flush=True)\n")) as events:
             frames = [next(events)]
-            listed = session.http.get(f"{session.path}/executions").json()["executions"]
-            interrupt(session, f"{session.path}/executions/{listed[-1]['execution_id']}")
+            interrupt(session, session.execution_path())
             frames.extend(events)
         assert "error" not in [frame.event for frame in frames]
         done = frames[-1].data
         check(done, exit_code=130, cause=cause)
-
-
-def test_two_at_once(session: SessionClient) -> None:
-    """Both wait for the one end, and get the same steps."""
-    with (
-        running(session, UNINTERRUPTIBLE["ignores it"]) as (path, run),
-        ThreadPoolExecutor(2) as pool,
-    ):
-        asks = [pool.submit(interrupt, session, path) for _ in range(2)]
-        first, second = (ask.result().json() for ask in asks)
-        assert first == second
-        run.result()
 
 
 def test_at_the_deadline(session: SessionClient) -> None:
@@ -158,8 +148,7 @@ def test_at_the_deadline(session: SessionClient) -> None:
             run = start(READY + "import time; time.sleep(60)", timeout=0.5)
             wait_for_file(session)
             time.sleep(wait)
-            listed = session.http.get(f"{session.path}/executions").json()["executions"]
-            answer = interrupt(session, f"{session.path}/executions/{listed[-1]['execution_id']}")
+            answer = interrupt(session, session.execution_path())
             assert answer.status_code in (200, 409)
             expected = {200: 130, 408: 124}[run.result().status_code]
             check(run.result().json(), exit_code=expected, state="preserved")
@@ -174,8 +163,7 @@ def test_next_run_is_never_hit(session: SessionClient) -> None:
             with background_runs(session) as start:
                 first = start(f"time.sleep({0.002 * (number % 8)})")
                 wait_for_executions(session, 2 * number + 2)
-                listed = session.http.get(f"{session.path}/executions").json()["executions"]
-                path = f"{session.path}/executions/{listed[-1]['execution_id']}"
+                path = session.execution_path()
                 asked = pool.submit(interrupt, session, path)
                 second = start("print(sum(range(10000))); time.sleep(0.01)").result().json()
                 check(second, exit_code=0, stdout="49995000\n", exception=None)
@@ -197,11 +185,11 @@ def test_queued_run_is_cancelled(session: SessionClient) -> None:
         for number in range(3):
             waiting.append(start(f"open('ran{number}', 'w').close()"))
             wait_for_executions(session, number + 2)
-        listed = session.http.get(f"{session.path}/executions").json()["executions"]
+        listed = session.executions()
         paths = [f"{session.path}/executions/{one['execution_id']}" for one in listed]
         assert actions(interrupt(session, paths[1])) == ["cancel", "ended"]
         check(waiting[0].result().json(), exit_code=130, cause="cancelled", state="preserved")
-        listed = session.http.get(f"{session.path}/executions").json()["executions"]
+        listed = session.executions()
         assert [one.get("position") for one in listed] == [None, None, 1, 2]
         assert [one["status"] for one in listed] == ["running", "finished", "queued", "queued"]
         interrupt(session, first)
@@ -217,7 +205,7 @@ def test_run_whose_kernel_starts(client: Client) -> None:
         with background_runs(session) as start:
             run = start("print('ran')\nimport time; time.sleep(60)")
             wait_for_executions(session, 1)
-            [listed] = session.http.get(f"{session.path}/executions").json()["executions"]
+            [listed] = session.executions()
             answer = interrupt(session, f"{session.path}/executions/{listed['execution_id']}")
             assert actions(answer)[0] in ("cancel", "interrupt")
             check(run.result().json(), exit_code=130)

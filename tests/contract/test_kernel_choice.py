@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,11 @@ import httpx
 import pytest
 
 from tests.client import Client, SessionClient
-from tests.contract.checks import check, check_error
+from tests.contract.checks import Start, check, check_error
 from tests.kernels.test_kernelspecs import add_kernelspec as add_own_kernelspec
 from tests.kernels.test_kernelspecs import add_program, add_stock_kernelspec
 from tests.languages.stock_kernels import add_kernelspec, make_environment
-from tests.server_process import temporary_launcher
+from tests.server_process import Launcher, temporary_launcher
 from tests.waiting import wait_until
 
 PREFIX = "import sys; print(sys.prefix)"
@@ -133,23 +132,19 @@ def test_duplicate_keeps_it(session: SessionClient, root: Path) -> None:
     copy.delete()
 
 
-def test_sessions_outlive_the_server(root: Path) -> None:
+def test_sessions_outlive_the_server(start: Start, launcher: Launcher, root: Path) -> None:
     """The kernel is stored; one that the operator takes away is 503, and the session is there."""
-    data = root / "env" / "share" / "jupyter"
-    with temporary_launcher() as launcher:
-        with closing(Client(launcher.start("--kernelspec-dirs", str(data)).base_url)) as client:
-            client.session("python", kernel="python3", id="kept")
-        launcher.servers[-1].stop()
-        with closing(Client(launcher.start("--kernelspec-dirs", str(data)).base_url)) as client:
-            kept = SessionClient(client.http, "kept")
-            check(kept.get(), kernel="python3")
-            assert kept.run(PREFIX)["stdout"] == f"{root / 'env'}\n"
-        launcher.servers[-1].stop()
-        with closing(Client(launcher.start().base_url)) as client:
-            kept = SessionClient(client.http, "kept")
-            check(kept.get(), kernel="python3")
-            answer = client.http.post(f"{kept.path}/run", json={"code": ""})
-            assert "python3" in check_error(answer, 503, "LANGUAGE_UNAVAILABLE")["message"]
+    flags = ("--kernelspec-dirs", str(root / "env" / "share" / "jupyter"))
+    start(*flags).session("python", kernel="python3", id="kept")
+    launcher.servers[-1].stop()
+    kept = SessionClient(start(*flags).http, "kept")
+    check(kept.get(), kernel="python3")
+    assert kept.run(PREFIX)["stdout"] == f"{root / 'env'}\n"
+    launcher.servers[-1].stop()
+    kept = SessionClient(start().http, "kept")
+    check(kept.get(), kernel="python3")
+    answer = kept.http.post(f"{kept.path}/run", json={"code": ""})
+    assert "python3" in check_error(answer, 503, "LANGUAGE_UNAVAILABLE")["message"]
 
 
 # ---------------------------------------------------------------- what the kernel can do
@@ -182,11 +177,7 @@ def test_capabilities_are_those_of_the_kernel(session: SessionClient, capability
         return
     with session.open_stream("import time; print('on', flush=True); time.sleep(60)") as events:
         assert any(event.event == "stdout" for event in events)
-        (run,) = [
-            one["execution_id"]
-            for one in session.http.get(f"{session.path}/executions").json()["executions"]
-            if one["status"] == "running"
-        ]
+        (run,) = [one["execution_id"] for one in session.executions() if one["status"] == "running"]
         path = f"{session.path}/executions/{run}"
         check_error(session.http.get(f"{path}/stack"), 409, "NOT_SUPPORTED")
         session.http.post(f"{path}/interrupt").raise_for_status()

@@ -10,10 +10,10 @@ import httpx
 import pytest
 
 from tests.client import Client, SessionClient
-from tests.contract.checks import check_error
+from tests.contract.checks import check_error, open_client
 from tests.contract.test_links import make, secret_of
 from tests.contract.test_proxy import PORT, serve
-from tests.server_process import Server, temporary_launcher
+from tests.server_process import Server
 from tests.waiting import wait_until
 
 DOMAIN = "apps.example.org"
@@ -37,11 +37,8 @@ threading.Thread(target=server.serve_forever, daemon=True).start()
 """
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    """A server with tokens and a domain for ports."""
-    with temporary_launcher() as launcher:
-        yield launcher.start("--api-tokens", TOKEN, "--proxy-domain", DOMAIN)
+# A server with tokens and a domain for ports.
+SERVER_FLAGS = ("--api-tokens", TOKEN, "--proxy-domain", DOMAIN)
 
 
 @pytest.fixture(scope="module")
@@ -115,19 +112,15 @@ def test_a_program_uses_a_link(client: Client, served: SessionClient) -> None:
     assert httpx.get(f"{client.base_url}/link/{secret}/a").text == "GET /a 1"
 
 
-def test_secure_cookies(client: Client) -> None:
+def test_secure_cookies() -> None:
     """Where callers come by https, no page of another host can set the cookie."""
-    with temporary_launcher() as launcher:
-        flags = ("--proxy-domain", DOMAIN, "--public-url", "https://era.example")
-        server = launcher.start(*flags)
-        other = Client(server.base_url)
+    with open_client("--proxy-domain", DOMAIN, "--public-url", "https://era.example") as other:
         session = other.session("python", session_id="web-1", allowPublicAccess=False)
         url = make(other, session, port=PORT)["url"]
         assert url.startswith(f"https://{HOST}/link/")
         answer = opened(other, urlsplit(url).path)
         assert answer.headers["Set-Cookie"].startswith("__Host-era_link=p")
         assert answer.headers["Set-Cookie"].endswith("; Secure")
-        other.close()
 
 
 @pytest.mark.parametrize(

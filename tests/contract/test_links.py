@@ -18,7 +18,7 @@ from tornado.websocket import websocket_connect
 from tests.client import Client, SessionClient
 from tests.contract.checks import check_error, check_error_object, send_and_parse
 from tests.contract.test_proxy import ECHO, POLICY, PORT, serve
-from tests.server_process import Server, temporary_launcher
+from tests.server_process import Server
 from tests.waiting import wait_until
 
 TOKEN = "a-token-for-the-links"
@@ -26,11 +26,8 @@ SECRET = re.compile(r"/link/([fp][A-Za-z0-9_-]{43})/")
 MIB = 1024 * 1024
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    """A server with a token, whose sessions are not public."""
-    with temporary_launcher() as launcher:
-        yield launcher.start("--api-tokens", TOKEN, "--max-upload", str(8 * MIB))
+# A server with a token, whose sessions are not public.
+SERVER_FLAGS = ("--api-tokens", TOKEN, "--max-upload", str(8 * MIB))
 
 
 @pytest.fixture(scope="module")
@@ -474,44 +471,3 @@ def test_no_secret_is_told(client: Client, served: SessionClient, server: Server
     shown = server.log_text + client.http.get("/metrics").text
     assert [secret for secret in secrets if secret[1:] in shown] == []
     assert 'route="/link/' in shown
-
-
-def test_foreign_pages() -> None:
-    """On a server without tokens, pages of other sites and other names of it use no link."""
-    with temporary_launcher() as launcher:
-        server = launcher.start()
-        client = Client(server.base_url)
-        session = client.session("python", allowPublicAccess=False)
-        put(client, session, "f", b"x")
-        url = make(client, session, path="f")["url"]
-        assert httpx.get(url).text == "x"
-        for headers in ({"Origin": "http://evil.example"}, {"Host": "evil.example"}):
-            check_error(httpx.get(url, headers=headers), 403, "FORBIDDEN")
-        assert httpx.get(url, headers={"Origin": "null"}).headers["Access-Control-Allow-Origin"]
-        ask = {"Origin": "null", "Access-Control-Request-Method": "PUT"}
-        assert httpx.options(url, headers=ask).headers["Access-Control-Allow-Origin"] == "null"
-        for path in (f"{session.path}/links", "/api/sessions"):
-            null = client.http.post(path, json={"path": "f"}, headers={"Origin": "null"})
-            check_error(null, 403, "FORBIDDEN")
-        client.close()
-
-
-def test_restart(client: Client) -> None:
-    """Links last across a restart of the server, those that were revoked do not come back."""
-    with temporary_launcher() as launcher:
-        server = launcher.start("--api-tokens", TOKEN)
-        http = Client(server.base_url, {"Authorization": f"Bearer {TOKEN}"})
-        session = http.session("python")
-        put(http, session, "f", b"lasts")
-        kept, gone = make(http, session, path="f"), make(http, session, path="f")
-        http.http.delete(f"{session.path}/links/{gone['id']}").raise_for_status()
-        secret = secret_of(kept["url"]).encode()
-        http.close()
-        server.kill()
-        files = [one for one in server.data_dir.rglob("*") if one.is_file()]
-        assert files and [one for one in files if secret[1:] in one.read_bytes()] == []
-        server = launcher.start("--api-tokens", TOKEN)
-        url = f"{server.base_url}{urlsplit(kept['url']).path}"
-        assert httpx.get(url).text == "lasts"
-        url = f"{server.base_url}{urlsplit(gone['url']).path}"
-        check_error(httpx.get(url), 404, "LINK_NOT_FOUND")

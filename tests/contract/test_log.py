@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from tests.client import Client, SessionClient, SseEvent, parse_sse
-from tests.contract.checks import TIME, check, check_error
+from tests.contract.checks import TIME, Start, check, check_error
 from tests.server_process import Launcher, Server
 from tests.waiting import wait_until
 
@@ -195,39 +195,15 @@ def test_restart_of_the_kernel(session: SessionClient) -> None:
     assert text(session, "stderr") == "", "nobody died"
 
 
-def test_restart_of_the_server(launcher: Launcher) -> None:
-    """Stopped in order or killed, the server finds what was in the log, and its readers go on."""
-    for stop in (lambda server: server.stop(), lambda server: server.kill()):
-        server = launcher.start()
-        client = Client(server.base_url)
-        if not client.http.get("/api/sessions").json()["sessions"]:
-            client.session("python", session_id="s")
-        session = SessionClient(client.http, "s")
-        before = text(session)
-        session.run(TICKER.format(count=1, pause=0.05))
-        assert logged(session, before + "tick 0\n")
-        stop(server)
-        client.close()
-    client = Client(launcher.start().base_url)
-    session = SessionClient(client.http, "s")
-    assert text(session) == "tick 0\ntick 0\n"
-    with following(session, after=1) as events:
-        assert next(events).id == 2
-    client.close()
-
-
-def test_stop_with_a_follower(launcher: Launcher) -> None:
+def test_stop_with_a_follower(start: Start, launcher: Launcher) -> None:
     """A server that stops lets followers go, and does not wait for them."""
-    server = launcher.start()
-    client = Client(server.base_url)
-    session = client.session("python")
+    session = start().session("python")
     with following(session) as events, ThreadPoolExecutor(1) as pool:
         rest = pool.submit(list, events)
         began = time.monotonic()
-        assert server.stop() == 0
+        assert launcher.servers[-1].stop() == 0
         assert time.monotonic() - began < 10
         assert rest.result(5) == []
-    client.close()
 
 
 def test_duplicate_has_a_log_of_its_own(client: Client, session: SessionClient) -> None:
@@ -261,19 +237,22 @@ FLOODS = {
 }
 
 
-@pytest.mark.parametrize("flood", FLOODS)
-def test_flood(server: Server, client: Client, session: SessionClient, flood: str) -> None:
-    """A thread or child that prints for ever holds up nobody, and fills neither memory nor disk."""
+def test_floods(server: Server, client: Client) -> None:
+    """Threads and children that print for ever hold up nobody, and fill no memory and no disk."""
     other = client.session("python")
     other.run("pass")
-    session.run("kept = 1")
+    flooded = [client.session("python") for _ in FLOODS]
+    for session in flooded:
+        session.run("kept = 1")
     process = psutil.Process(server.process.pid)
-    session.run(FLOODS[flood])
     before, grown = process.memory_info().rss, 0
+    for session, flood in zip(flooded, FLOODS.values(), strict=True):
+        session.run(flood)
     end = time.monotonic() + 4
     while time.monotonic() < end:
         began = time.monotonic()
-        check(session.run("print(kept)"), stdout="1\n", stderr="", state="preserved")
+        for session in flooded:
+            check(session.run("print(kept)"), stdout="1\n", stderr="", state="preserved")
         check(other.run("print(2)"), stdout="2\n")
         assert client.http.get("/health").status_code == 200
         assert time.monotonic() - began < 20
@@ -281,7 +260,9 @@ def test_flood(server: Server, client: Client, session: SessionClient, flood: st
     assert grown < 64 << 20
     for folder in (server.data_dir / "sessions").glob("*/log"):
         assert sum(file.stat().st_size for file in folder.iterdir()) <= 2 << 20
-    assert {"x", "y"} & set(text(session) + text(session, "stderr"))
+    for session in flooded:
+        assert {"x", "y"} & set(text(session) + text(session, "stderr"))
+        session.delete()
     other.delete()
 
 

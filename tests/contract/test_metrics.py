@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -18,15 +17,11 @@ from tests.contract.checks import (
     wait_for_executions,
     wait_for_file,
 )
-from tests.server_process import Server, temporary_launcher
+from tests.server_process import Server
 from tests.waiting import wait_until
 
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    """A server whose runs may print little."""
-    with temporary_launcher() as launcher:
-        yield launcher.start("--max-execution-output", "1M")
+# A server whose runs may print little.
+SERVER_FLAGS = ("--max-execution-output", "1M")
 
 
 class Scrape(dict[tuple[str, str], float]):

@@ -5,13 +5,12 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from tests.client import Client, SessionClient
-from tests.contract.checks import check, check_error
+from tests.contract.checks import Start, check, check_error
 from tests.server_process import UNSANDBOXED_FLAGS, Launcher, Server, temporary_launcher
 
 READ = "print(open('/mnt/data/rows').read())"
@@ -130,78 +129,57 @@ def test_none(client: Client, mounts: object) -> None:
     [("--strongest-tier", "3", "--min-tier", "3"), UNSANDBOXED_FLAGS],
     ids=["tier 3", "tier 4"],
 )
-def test_without_namespaces(launcher: Launcher, offered: Path, flags: tuple[str, ...]) -> None:
+def test_without_namespaces(start: Start, offered: Path, flags: tuple[str, ...]) -> None:
     """Where nothing can be mounted it is 409, and nothing was made."""
     try:
-        server = launcher.start("--mounts", f"data={offered}", *flags)
+        client = start("--mounts", f"data={offered}", *flags)
     except RuntimeError as error:
         pytest.skip(f"this host has no such tier: {error}")
-    client = Client(server.base_url)
     body = {"language": "python", "mounts": ["data"]}
     check_error(client.http.post("/api/sessions", json=body), 409, "NOT_ENFORCEABLE")
     assert client.http.get("/api/sessions").json()["total"] == 0
-    client.close()
+    client.session("python").delete()
 
 
-@dataclass
-class Kept:
-    """A session with a mount, a file and data, on a server that was killed."""
-
-    id: str
-    mounts: str
-
-
-@pytest.fixture
-def kept(isolated: Client, launcher: Launcher, tmp_path: Path) -> Kept:
+def test_end_of_the_server(
+    isolated: Client, start: Start, launcher: Launcher, tmp_path: Path
+) -> None:
+    """A mount is there again after a kill; where it is gone or not offered nothing is lost."""
     directory = tmp_path / "data"
     offer(directory)
-    flag = f"data={directory}"
-    server = launcher.start("--mounts", flag)
-    client = Client(server.base_url)
-    session = client.session("python", mounts=["data"], data={"a": 1})
-    check(session.run(READ + "; open('mine', 'w').write('1')"), stdout="1,2,3\n")
-    server.kill()
-    client.close()
-    return Kept(session.id, flag)
+    flags = ("--mounts", f"data={directory}")
+    client = start(*flags)
+    for name in ("kept", "other"):
+        session = client.session("python", session_id=name, mounts=["data"], data={"a": 1})
+        check(session.run(READ + "; open('mine', 'w').write('1')"), stdout="1,2,3\n")
+    launcher.servers[-1].kill()
+
+    client = start(*flags)
+    kept = SessionClient(client.http, "kept")
+    check(kept.get(), mounts=["data"])
+    check(kept.run(READ), stdout="1,2,3\n")
+    check_vanished(SessionClient(client.http, "other"), directory)
+    launcher.servers[-1].kill()
+
+    kept = SessionClient(start().http, "kept")
+    check(kept.get(), mounts=["data"], data={"a": 1})
+    assert [file["path"] for file in kept.get()["files"]] == ["mine"]
+    answer = kept.http.post(f"{kept.path}/run", json={"code": "1"})
+    assert "mount data" in check_error(answer, 503, "UNAVAILABLE")["message"]
 
 
-def test_survives(launcher: Launcher, kept: Kept) -> None:
-    """After a restart of the server it is there again."""
-    client = Client(launcher.start("--mounts", kept.mounts).base_url)
-    session = SessionClient(client.http, kept.id)
-    check(session.get(), mounts=["data"])
-    check(session.run(READ), stdout="1,2,3\n")
-    client.close()
-
-
-def test_vanished(launcher: Launcher, kept: Kept, tmp_path: Path) -> None:
+def check_vanished(session: SessionClient, directory: Path) -> None:
     """A directory that is gone is 503 at the next run, and nothing is lost when it is back."""
-    client = Client(launcher.start("--mounts", kept.mounts).base_url)
-    session = SessionClient(client.http, kept.id)
-    shutil.rmtree(tmp_path / "data")
-    answer = client.http.post(f"{session.path}/run", json={"code": "1"})
-    shown = check_error(answer, 503, "KERNEL_START_FAILED")
-    assert "mount data" in shown["message"]
-    assert str(tmp_path) not in answer.text
+    shutil.rmtree(directory)
+    answer = session.http.post(f"{session.path}/run", json={"code": "1"})
+    assert "mount data" in check_error(answer, 503, "KERNEL_START_FAILED")["message"]
+    assert str(directory.parent) not in answer.text
     assert int(answer.headers["Retry-After"]) > 0
-    answer = client.http.post(f"{session.path}/restart")
+    answer = session.http.post(f"{session.path}/restart")
     check_error(answer, 503, "KERNEL_START_FAILED")
     check(session.get(), status="stopped", data={"a": 1})
-    offer(tmp_path / "data")
+    offer(directory)
     check(session.run(READ + "; print(open('mine').read())"), stdout="1,2,3\n1\n")
-    client.close()
-
-
-def test_not_offered_any_more(launcher: Launcher, kept: Kept) -> None:
-    """A server that is started without it says so at the next run, and loses nothing."""
-    client = Client(launcher.start().base_url)
-    session = SessionClient(client.http, kept.id)
-    check(session.get(), mounts=["data"], data={"a": 1})
-    assert [file["path"] for file in session.get()["files"]] == ["mine"]
-    answer = client.http.post(f"{session.path}/run", json={"code": "1"})
-    shown = check_error(answer, 503, "UNAVAILABLE")
-    assert "mount data" in shown["message"]
-    client.close()
 
 
 def test_wrong_setting(launcher: Launcher, tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ The main thread hangs in that outside of the program, and the control thread goe
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -73,6 +75,23 @@ SLOW_ENDS = {
 }
 
 
+@pytest.fixture(scope="module")
+def slow(client: Client) -> Iterator[dict[str, Future[dict[str, Any]]]]:
+    """The answers to come of all slow programs, which run beside each other."""
+    with ThreadPoolExecutor(len(SLOW_PROGRAMS) + len(SLOW_ENDS)) as pool:
+
+        def execute(code: str) -> dict[str, Any]:
+            body = {"language": "python", "code": code}
+            answer: dict[str, Any] = client.http.post("/api/execute", json=body).json()
+            return answer
+
+        answers = {name: pool.submit(execute, code) for name, code in SLOW_ENDS.items()}
+        for name, code in SLOW_PROGRAMS.items():
+            answers[name] = pool.submit(client.session("python").run, code)
+        yield answers
+    client.http.delete("/api/sessions")
+
+
 def run_timed(session: SessionClient, code: str) -> tuple[dict[str, Any], float]:
     began = time.monotonic()
     answer = session.run(code, timeout=30)
@@ -97,11 +116,10 @@ def test_owed_answer(session: SessionClient, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SLOW_PROGRAMS)
-def test_slow_program(session: SessionClient, name: str) -> None:
+def test_slow_program(slow: dict[str, Future[dict[str, Any]]], name: str) -> None:
     """What is slow and the program's own is waited for, wherever the kernel calls it."""
     exit_code = 1 if name == "the text of an error" else 0
-    answer = session.run(SLOW_PROGRAMS[name])
-    check(answer, exit_code=exit_code, state="preserved", cause=None)
+    check(slow[name].result(), exit_code=exit_code, state="preserved", cause=None)
 
 
 def test_task_that_keeps_the_next_run_waiting(session: SessionClient) -> None:
@@ -115,8 +133,6 @@ def test_task_that_keeps_the_next_run_waiting(session: SessionClient) -> None:
 
 
 @pytest.mark.parametrize("name", SLOW_ENDS)
-def test_slow_end(client: Client, name: str) -> None:
+def test_slow_end(slow: dict[str, Future[dict[str, Any]]], name: str) -> None:
     """What a program does at its end is waited for, too."""
-    body = {"language": "python", "code": SLOW_ENDS[name]}
-    answer = client.http.post("/api/execute", json=body).json()
-    check(answer, exit_code=0, stderr="", cause=None)
+    check(slow[name].result(), exit_code=0, stderr="", cause=None)

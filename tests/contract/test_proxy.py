@@ -13,12 +13,13 @@ import pytest
 from tornado.websocket import WebSocketClosedError, websocket_connect
 
 from tests.client import Client, SessionClient
-from tests.contract.checks import check_error
-from tests.server_process import Server, temporary_launcher
+from tests.contract.checks import check_error, open_client
+from tests.server_process import Server
 from tests.waiting import wait_until
 
 PORT = 8080
 TOKEN = "a-token-for-the-proxy"
+BEARER = {"Authorization": f"Bearer {TOKEN}"}
 POLICY = "sandbox allow-scripts allow-forms allow-popups allow-modals allow-downloads"
 
 # A server in a thread of the kernel, which outlives the run that started it.
@@ -309,60 +310,53 @@ async def test_who_closes(echo: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def closed() -> Iterator[Server]:
-    """A server with a token."""
-    with temporary_launcher() as launcher:
-        yield launcher.start("--api-tokens", TOKEN)
+def closed() -> Iterator[Client]:
+    """A client that shows the token of its server."""
+    with open_client("--api-tokens", TOKEN, **BEARER) as client:
+        yield client
 
 
-def test_who_may_look(closed: Server) -> None:
+def test_who_may_look(closed: Client) -> None:
     """A session is served to bearers of a token only, until PATCH makes it public, at once."""
-    client = Client(closed.base_url, {"Authorization": f"Bearer {TOKEN}"})
-    session = client.session("python")
+    session = closed.session("python")
     serve(session)
     url = f"{closed.base_url}/proxy/{session.id}/{PORT}/"
     check_error(httpx.get(url), 403, "FORBIDDEN")
     check_error(httpx.get(url, headers={"X-API-Key": "wrong"}), 403, "FORBIDDEN")
-    assert client.http.get(url).text == "GET / 1"
-    client.http.patch(session.path, json={"allowPublicAccess": True})
+    assert closed.http.get(url).text == "GET / 1"
+    closed.http.patch(session.path, json={"allowPublicAccess": True})
     assert httpx.get(url).text == "GET / 1"
-    client.http.patch(session.path, json={"allowPublicAccess": False})
+    closed.http.patch(session.path, json={"allowPublicAccess": False})
     check_error(httpx.get(url), 403, "FORBIDDEN")
-    client.close()
 
 
-def test_the_end_of_public_access(closed: Server) -> None:
+def test_the_end_of_public_access(closed: Client) -> None:
     """What is under way without a token ends when the session is public no more; the rest not."""
-    bearer = {"Authorization": f"Bearer {TOKEN}"}
-    client = Client(closed.base_url, bearer)
-    session = client.session("python", allowPublicAccess=True)
+    session = closed.session("python", allowPublicAccess=True)
     serve(session)
     url = f"{closed.base_url}/proxy/{session.id}/{PORT}/count"
-    with httpx.stream("GET", url) as public, httpx.stream("GET", url, headers=bearer) as known:
+    with httpx.stream("GET", url) as public, httpx.stream("GET", url, headers=BEARER) as known:
         streams = public.iter_lines(), known.iter_lines()
         assert [next(lines) for lines in streams] == ["data: 0"] * 2
-        client.http.patch(session.path, json={"allowPublicAccess": False})
+        closed.http.patch(session.path, json={"allowPublicAccess": False})
         with pytest.raises(httpx.RemoteProtocolError):
             for _ in streams[0]:
                 pass
         assert next(streams[1]) is not None and next(streams[1]).startswith("data: ")
-    client.close()
 
 
-async def test_the_end_of_a_public_websocket(closed: Server) -> None:
+async def test_the_end_of_a_public_websocket(closed: Client) -> None:
     """A WebSocket without a token ends when the session is public no more."""
-    client = Client(closed.base_url, {"Authorization": f"Bearer {TOKEN}"})
-    session = client.session("python", allowPublicAccess=True)
+    session = closed.session("python", allowPublicAccess=True)
     assert session.run(ECHO)["exit_code"] == 0
     place = f"{closed.base_url.replace('http', 'ws', 1)}/proxy/{session.id}/{PORT}/ws"
     connection = await websocket_connect(place)
     await connection.write_message("a")
     assert await connection.read_message() == "a"
-    client.http.patch(session.path, json={"allowPublicAccess": False})
+    closed.http.patch(session.path, json={"allowPublicAccess": False})
     async with asyncio.timeout(10):
         assert await connection.read_message() is None
     connection.close()
-    client.close()
 
 
 def test_log_and_metrics(client: Client, served: SessionClient, server: Server) -> None:

@@ -11,9 +11,9 @@ import httpx
 import pytest
 
 from tests.client import Client, SessionClient
-from tests.contract.checks import check_error
+from tests.contract.checks import check_error, open_client
+from tests.contract.test_links import make
 from tests.contract.test_proxy import ECHO, PORT, serve
-from tests.server_process import Server, temporary_launcher
 
 STORAGE_PORT = 61787
 CONNECTIONS = 40
@@ -90,14 +90,31 @@ def test_a_page_and_the_api(client: Client, served: SessionClient) -> None:
     assert "Access-Control-Allow-Origin" not in answer.headers
 
 
+def test_foreign_pages(client: Client) -> None:
+    """On a server without tokens, pages of other sites and other names of it use no link."""
+    session = client.session("python", allowPublicAccess=False)
+    client.http.put(f"{session.path}/files/f", content=b"x").raise_for_status()
+    url = make(client, session, path="f")["url"]
+    assert httpx.get(url).text == "x"
+    for headers in ({"Origin": "http://evil.example"}, {"Host": "evil.example"}):
+        check_error(httpx.get(url, headers=headers), 403, "FORBIDDEN")
+    assert httpx.get(url, headers={"Origin": "null"}).headers["Access-Control-Allow-Origin"]
+    ask = {"Origin": "null", "Access-Control-Request-Method": "PUT"}
+    assert httpx.options(url, headers=ask).headers["Access-Control-Allow-Origin"] == "null"
+    for path in (f"{session.path}/links", "/api/sessions"):
+        null = client.http.post(path, json={"path": "f"}, headers={"Origin": "null"})
+        check_error(null, 403, "FORBIDDEN")
+    session.delete()
+
+
 # ---------------------------------------------------------------- floods
 
 
 @pytest.fixture(scope="module")
-def small() -> Iterator[Server]:
-    """A server with few connections."""
-    with temporary_launcher() as launcher:
-        yield launcher.start("--max-connections", str(CONNECTIONS))
+def small() -> Iterator[Client]:
+    """A client of a server with few connections."""
+    with open_client("--max-connections", str(CONNECTIONS)) as client:
+        yield client
 
 
 def open_websocket(base_url: str, session: str) -> socket.socket:
@@ -111,11 +128,10 @@ def open_websocket(base_url: str, session: str) -> socket.socket:
     return one
 
 
-def test_a_flood_of_websockets(small: Server) -> None:
+def test_a_flood_of_websockets(small: Client) -> None:
     """One session has a quarter of the connections at most; others and the API go on."""
     with ExitStack() as stack:
-        client = stack.enter_context(closing(Client(small.base_url)))
-        first, second = client.session("python"), client.session("python")
+        first, second = small.session("python"), small.session("python")
         for session in (first, second):
             assert session.run(ECHO)["exit_code"] == 0
         statuses = []
@@ -126,7 +142,7 @@ def test_a_flood_of_websockets(small: Server) -> None:
         assert statuses.count(b"HTTP/1.1 503") == 5
         with open_websocket(small.base_url, second.id) as one:
             assert one.recv(12) == b"HTTP/1.1 101"
-        assert client.http.get("/api/sessions").status_code == 200
+        assert small.http.get("/api/sessions").status_code == 200
         assert second.run("1 + 1")["exit_code"] == 0
     with httpx.Client(base_url=small.base_url) as http:
         assert http.get(f"/proxy/{first.id}/{PORT}/none").status_code == 404

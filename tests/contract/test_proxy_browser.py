@@ -13,7 +13,6 @@ from tests import browser
 from tests.browser_tab import Tab, open_tab
 from tests.client import Client, SessionClient
 from tests.contract.test_proxy import ECHO, PORT
-from tests.server_process import Server, temporary_launcher
 from tests.waiting import wait_until
 
 pytestmark = [
@@ -25,11 +24,8 @@ DASHBOARD_PORT = 8501
 FILES_PORT = 8000
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    """A server with hosts for ports: browsers find all names below localhost on this machine."""
-    with temporary_launcher() as launcher:
-        yield launcher.start("--proxy-domain", "localhost")
+# A server with hosts for ports: browsers find all names below localhost on this machine.
+SERVER_FLAGS = ("--proxy-domain", "localhost")
 
 
 @pytest.fixture(scope="module")

@@ -15,16 +15,13 @@ from tornado.websocket import websocket_connect
 from tests.client import Client, SessionClient
 from tests.contract.checks import check_error
 from tests.contract.test_proxy import ECHO, PORT, serve
-from tests.server_process import Server, temporary_launcher
+from tests.server_process import Server
 
 DOMAIN = "apps.example.org"
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    """A server with a domain for ports."""
-    with temporary_launcher() as launcher:
-        yield launcher.start("--proxy-domain", DOMAIN.upper())
+# A server with a domain for ports.
+SERVER_FLAGS = ("--proxy-domain", DOMAIN.upper())
 
 
 @pytest.fixture(scope="module")

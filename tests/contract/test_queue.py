@@ -10,8 +10,7 @@ from contextlib import contextmanager
 import pytest
 
 from tests.client import Client, SessionClient
-from tests.contract.checks import SLEEPING_CODE, check, check_error, wait_for_file
-from tests.server_process import Launcher
+from tests.contract.checks import SLEEPING_CODE, Start, check, check_error, wait_for_file
 
 RUNS = 60  # of the session that must not starve
 TRIES = 3  # on a busy machine, others disturb both
@@ -54,10 +53,9 @@ def flooded(base_url: str, name: str, code: str) -> Iterator[list[int]]:
         thread.join()
 
 
-def test_full_queue(launcher: Launcher) -> None:
+def test_full_queue(start: Start) -> None:
     """One run more than may wait is refused with a time to try again; one less is taken."""
-    client = Client(launcher.start("--max-queue", "2").base_url)
-    session = client.session("python")
+    session = start("--max-queue", "2").session("python")
     body = {"code": SLEEPING_CODE, "background": True}
     path = f"{session.path}/run"
     assert session.http.post(path, json=body).status_code == 202
@@ -70,7 +68,6 @@ def test_full_queue(launcher: Launcher) -> None:
     execution = waiting[0].json()["execution_id"]
     session.http.post(f"{session.path}/executions/{execution}/interrupt").raise_for_status()
     assert session.http.post(path, json=body).status_code == 202
-    client.close()
 
 
 @pytest.mark.alone  # it compares times

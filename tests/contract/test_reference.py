@@ -185,11 +185,11 @@ def in_language(lines: str, programs: KernelPrograms) -> str:
 
 
 @pytest.fixture
-def curl(server: Server, client: Client, programs: KernelPrograms, tmp_path: Path) -> Iterator[Any]:
+def page(server: Server, client: Client, tmp_path: Path) -> Iterator[Any]:
     """Runs lines of the page against the server, and gives what they print."""
 
     def run(lines: str) -> str:
-        script = in_language(lines, programs).replace(PAGE, server.base_url)
+        script = lines.replace(PAGE, server.base_url)
         ended = subprocess.run(
             ["bash", "-c", script], cwd=tmp_path, capture_output=True, timeout=60
         )
@@ -198,6 +198,12 @@ def curl(server: Server, client: Client, programs: KernelPrograms, tmp_path: Pat
 
     yield run
     client.http.delete("/api/sessions")
+
+
+@pytest.fixture
+def curl(page: Any, programs: KernelPrograms) -> Any:
+    """Runs them in each language."""
+    return lambda lines: page(in_language(lines, programs))
 
 
 def test_languages() -> None:
@@ -384,20 +390,20 @@ def test_delete_all(curl: Any) -> None:
     assert answer["deleted_at"].endswith("Z")
 
 
-def test_health(curl: Any) -> None:
+def test_health(page: Any) -> None:
     """Health check endpoint."""
-    answer = json.loads(curl(HEALTH))
+    answer = json.loads(page(HEALTH))
     check(answer, status="healthy")
     assert answer["timestamp"].endswith("Z")
     assert isinstance(answer["version"], str)
 
 
-def test_kv(curl: Any, client: Client) -> None:
+def test_kv(page: Any, client: Client) -> None:
     """Set, get and list values of KV."""
-    assert json.loads(curl(KV_PUT)) == {"success": True}
-    check(json.loads(curl(KV_GET)), value='{"theme":"dark"}')
+    assert json.loads(page(KV_PUT)) == {"success": True}
+    check(json.loads(page(KV_GET)), value='{"theme":"dark"}')
     client.http.put("/api/storage/kv/myapp/user:1", json={"value": "a"}).raise_for_status()
-    listed = json.loads(curl(KV_LIST))
+    listed = json.loads(page(KV_LIST))
     assert listed == {
         "keys": [{"name": "user:1", "metadata": {}}], "list_complete": True, "cursor": ""
     }  # fmt: skip
@@ -412,10 +418,10 @@ def make_users(client: Client) -> None:
         client.http.post("/api/storage/d1/myapp/exec", json={"sql": sql}).raise_for_status()
 
 
-def test_d1(curl: Any, client: Client) -> None:
+def test_d1(page: Any, client: Client) -> None:
     """Query a database of D1."""
     make_users(client)
-    answer = json.loads(curl(D1_QUERY))
+    answer = json.loads(page(D1_QUERY))
     check(answer, success=True, results=[{"id": 1, "name": "Bob"}])
     assert answer["meta"]["duration"] >= 0
 

@@ -16,10 +16,11 @@ from tests.contract.checks import (
     background_runs,
     check,
     check_error,
+    open_client,
     wait_for_executions,
     wait_for_file,
 )
-from tests.server_process import Server, temporary_launcher
+from tests.server_process import Server
 
 DATA_FILE = ".session_data.json"
 
@@ -27,13 +28,9 @@ DATA_FILE = ".session_data.json"
 @pytest.fixture(scope="module")
 def small() -> Iterator[Client]:
     """A server with small bounds."""
-    with temporary_launcher() as launcher:
-        server = launcher.start(
-            "--max-answer-output", "1000", "--max-execution-output", "64K", "--max-queue", "2",
-        )  # fmt: skip
-        client = Client(server.base_url)
+    flags = ("--max-answer-output", "1000", "--max-execution-output", "64K", "--max-queue", "2")
+    with open_client(*flags) as client:
         yield client
-        client.close()
 
 
 # ---------------------------------------------------------------- the answer
@@ -49,19 +46,10 @@ def test_answer(session: SessionClient) -> None:
         "kernel_generation", "queued_ms", "start_ms",
     }  # fmt: skip
     check(
-        answer,
-        session_id=session.id,
-        stdout="hello\n",
-        stderr="",
-        exit_code=0,
-        files_modified=0,
-        data={"k": 1},
-        results=[],
-        exception=None,
-        state="preserved",
-        started_from="fresh",
+        answer, session_id=session.id, stdout="hello\n", stderr="", exit_code=0, files_modified=0,
+        data={"k": 1}, results=[], exception=None, state="preserved", started_from="fresh",
         kernel_generation=1,
-    )
+    )  # fmt: skip
     assert DURATION.fullmatch(answer["duration"])
 
 
@@ -345,6 +333,7 @@ WRITE = f"import json; json.dump({{}}, open('{DATA_FILE}', 'w'))"
         (f"import os; os.remove('{DATA_FILE}')", {"old": 1}),
         (WRITE.format("[1, 2]"), {"old": 1}),
         (f"open('{DATA_FILE}', 'w').write('{{')", {"old": 1}),
+        (f"open('{DATA_FILE}', 'w').close()", {"old": 1}),
         (f"open('{DATA_FILE}', 'wb').write(b'\\xff')", {"old": 1}),
         (WRITE.format("{'big': 'x' * 1_100_000}"), {"old": 1}),
         (WRITE.format("{'nan': float('nan')}"), {"old": 1}),

@@ -6,7 +6,6 @@ schemathesis makes requests of the document, good and bad ones; what they do is 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -25,7 +24,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from tests.client import Client
-from tests.server_process import Server, temporary_launcher
+from tests.server_process import Server
 
 CHECKS = [status_code_conformance, content_type_conformance, response_schema_conformance]
 MODES = [GenerationMode.POSITIVE, GenerationMode.NEGATIVE]
@@ -48,15 +47,12 @@ PROGRAMS = [
 COMMANDS = ["true", "exit 3", "kill -9 $$", "sleep 9", "no-such-program", "seq 100000"]
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    """A server whose runs are short."""
-    with temporary_launcher() as launcher:
-        yield launcher.start(
-            "--max-timeout", "1", "--default-timeout", "0.5", "--max-kernels", "8",
-            "--max-background-timeout", "1",
-            "--max-answer-output", "64K", "--max-execution-output", "1M",
-        )  # fmt: skip
+# A server whose runs are short.
+SERVER_FLAGS = (
+    "--max-timeout", "1", "--default-timeout", "0.5", "--max-kernels", "8",
+    "--max-background-timeout", "1",
+    "--max-answer-output", "64K", "--max-execution-output", "1M",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from tests.client import Client, SessionClient
-from tests.contract.checks import check, check_error
-from tests.server_process import Launcher, Server, temporary_launcher
+from tests.contract.checks import Start, check, check_error
+from tests.server_process import Launcher
 
-FLAGS = ("--session-memory", "512M", "--session-processes", "100", "--session-workspace", "64M")
+# A server whose own limits are near.
+SERVER_FLAGS = (
+    "--session-memory", "512M", "--session-processes", "100", "--session-workspace", "64M",
+)  # fmt: skip
 LEAST = {"memory_mb": 64, "processes": 8}
 TAKE = """
 import os, time
@@ -20,13 +22,6 @@ for _ in range(4): os.fork()
 data = b"x" * (20 << 20)
 time.sleep(60)
 """
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    """A server whose own limits are near."""
-    with temporary_launcher() as launcher:
-        yield launcher.start(*FLAGS)
 
 
 def tier(client: Client) -> int:
@@ -110,10 +105,9 @@ def test_processors(client: Client) -> None:
     client.http.delete("/api/sessions")
 
 
-def test_without_isolation(launcher: Launcher) -> None:
+def test_without_isolation(start: Start) -> None:
     """They are stored, `isolation` shows that nothing enforces them; uploads are held to them."""
-    server = launcher.start("--allow-unsandboxed", "--strongest-tier", "4")
-    client = Client(server.base_url)
+    client = start("--allow-unsandboxed", "--strongest-tier", "4")
     session = client.session("python", limits={"workspace_mb": 1, "cpu": 2})
     shown = session.get()
     check(shown, limits={"workspace_mb": 1, "cpu": 2})
@@ -121,7 +115,6 @@ def test_without_isolation(launcher: Launcher) -> None:
     check(session.run("print(6 * 7)"), stdout="42\n")
     path = f"{session.path}/files/f"
     check_error(client.http.put(path, content=bytes(1024**2 + 1)), 413, "QUOTA_EXCEEDED")
-    client.close()
 
 
 # ---------------------------------------------------------------- what they do
@@ -263,17 +256,15 @@ def test_temporary_files(client: Client) -> None:
     session.delete()
 
 
-def test_kept(launcher: Launcher) -> None:
+def test_kept(start: Start, launcher: Launcher) -> None:
     """They survive the server, killed; where it is started with less, that is what counts."""
-    server = launcher.start(*FLAGS)
-    client = Client(server.base_url)
+    client = start(*SERVER_FLAGS)
     require_isolation(client)
     limits = {"memory_mb": 200}
-    session = client.session("python", limits=limits)
-    server.kill()
-    client.close()
-    client = Client(launcher.start("--session-memory", "100M").base_url)
-    session = SessionClient(client.http, session.id)
+    session_id = client.session("python", limits=limits).id
+    launcher.servers[-1].kill()
+    client = start("--session-memory", "100M")
+    session = SessionClient(client.http, session_id)
     check(session.get(), limits=limits)
     answer = session.run("bytearray(150 << 20)")
     if client.has_memory_groups:
@@ -281,7 +272,6 @@ def test_kept(launcher: Launcher) -> None:
     else:
         check(answer, exit_code=1, cause=None)
         assert answer["exception"]["name"] == "MemoryError"
-    client.close()
 
 
 def test_not_by_patch(client: Client) -> None:

@@ -13,14 +13,8 @@ import psutil
 import pytest
 
 from tests.client import Client, SessionClient
-from tests.contract.checks import TIME, check, check_error
-from tests.server_process import (
-    PRINT_PID,
-    Launcher,
-    Server,
-    host_pid,
-    temporary_launcher,
-)
+from tests.contract.checks import TIME, Start, check, check_error, open_client
+from tests.server_process import PRINT_PID, Launcher, Server, host_pid
 from tests.waiting import wait_until
 
 DATA_FILE = ".session_data.json"
@@ -41,20 +35,10 @@ def test_create(client: Client) -> None:
     shown = answer.json()
     assert set(shown) == FIELDS
     check(
-        shown,
-        session_id=shown["id"],
-        last_run_at="",
-        language="python",
-        persistent=True,
-        file_count=0,
-        total_size_bytes=0,
-        metadata={},
-        data={},
-        allowInternetAccess=False,
-        allowPublicAccess=True,
-        status="stopped",
-        kernel_generation=0,
-    )
+        shown, session_id=shown["id"], last_run_at="", language="python", persistent=True,
+        file_count=0, total_size_bytes=0, metadata={}, data={}, allowInternetAccess=False,
+        allowPublicAccess=True, status="stopped", kernel_generation=0,
+    )  # fmt: skip
     assert shown["isolation"] == client.http.get("/health").json()["isolation"]
     client.http.delete(f"/api/sessions/{shown['id']}")
 
@@ -214,11 +198,12 @@ def test_pages(listed: Client, query: str, expected: str) -> None:
 @pytest.fixture(scope="module")
 def labelled() -> Iterator[Client]:
     """Sessions with labels of every kind, on a server of their own."""
-    with temporary_launcher() as launcher:
-        yield from _with_labels(Client(launcher.start().base_url))
+    with open_client() as client:
+        make_labelled(client)
+        yield client
 
 
-def _with_labels(client: Client) -> Iterator[Client]:
+def make_labelled(client: Client) -> None:
     for name, metadata in {
         "team-a.1": {"owner": "ada", "n": 3, "on": True},
         "team-a.2": {"owner": "ada", "n": "3", "on": "true", "a.b": "x", "é": "ü"},
@@ -227,8 +212,6 @@ def _with_labels(client: Client) -> Iterator[Client]:
         "TEAM-a": {"nothing": "ada"},
     }.items():
         client.session("python", session_id=name, metadata=metadata)
-    yield client
-    client.close()
 
 
 @pytest.mark.parametrize(
@@ -681,60 +664,23 @@ def test_changed_ttl(client: Client) -> None:
 
 
 @pytest.mark.timed
-def test_ttl_after_a_restart_of_the_server(launcher: Launcher) -> None:
+def test_ttl_after_a_restart_of_the_server(start: Start, launcher: Launcher) -> None:
     """It is kept over a restart of the server, and its time begins anew."""
-    client = Client(launcher.start().base_url)
-    client.session("python", session_id="s", ttl=2)
+    start().session("python", session_id="s", ttl=2)
     launcher.servers[0].kill()
-    client.close()
     time.sleep(1.5)
-    client = Client(launcher.start().base_url)
-    session = SessionClient(client.http, "s")
-    assert 1 < lifetime(client, session) < 4
-    client.close()
+    client = start()
+    assert 1 < lifetime(client, SessionClient(client.http, "s")) < 4
 
 
 # ---------------------------------------------------------------- survival, bounds
 
 
-def test_after_a_restart_of_the_server(launcher: Launcher) -> None:
-    """Sessions outlive the server; their kernels start again at the next run."""
-    values = {"big": 10**400 + 1, "text": "é\x00☃", "deep": [[[{"a": None}]]]}
-    client = Client(launcher.start().base_url)
-    kept = client.session(
-        "python", session_id="kept", data=values, metadata=values, default_timeout=7
-    )
-    kept.run("x = 1; open('file', 'w').write('1234')")
-    client.session("python", session_id="fleeting", persistent=False).run(
-        "open('file', 'w').close()", update_data={"a": 1}
-    )
-    client.session("python", session_id="gone").delete()
-    before = kept.get()
-    client.close()
-    launcher.servers[0].stop()
-
-    client = Client(launcher.start().base_url)
-    kept, fleeting = SessionClient(client.http, "kept"), SessionClient(client.http, "fleeting")
-    after = kept.get()
-    assert after == {**before, "status": "stopped"}
-    assert after["data"] == values
-    check(client.http.get("/api/sessions").json(), count=2, total=2)
-    check(
-        kept.run("print('x' in globals(), open('file').read())"),
-        stdout="False 1234\n", started_from="fresh", kernel_generation=2, data=values,
-    )  # fmt: skip
-    check(fleeting.run("import os; print(os.path.exists('file'))"), stdout="False\n", data={"a": 1})
-    client.close()
-
-
 @pytest.fixture(scope="module")
 def small() -> Iterator[Client]:
     """A server for two sessions and one kernel."""
-    with temporary_launcher() as launcher:
-        server = launcher.start("--max-sessions", "2", "--max-kernels", "1")
-        client = Client(server.base_url)
+    with open_client("--max-sessions", "2", "--max-kernels", "1") as client:
         yield client
-        client.close()
 
 
 def test_too_many_sessions(small: Client) -> None:

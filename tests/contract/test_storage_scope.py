@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.client import Client, SessionClient
-from tests.contract.checks import background_runs, check, check_error, wait_for_file
-from tests.server_process import Launcher
+from tests.contract.checks import Start, background_runs, check, check_error, wait_for_file
 
 SCOPES: list[Any] = [
     "all", "none", [], ["app"], ["app", "tmp-*"], ["*"], ["a" * 64], ["a" * 63 + "*"], ["A.b_c-9"],
@@ -39,13 +37,6 @@ def ask(method, path, body=None):
 """
 
 
-@pytest.fixture
-def session(client: Client) -> Iterator[SessionClient]:
-    session = client.session("python")
-    yield session
-    client.http.delete(session.path)
-
-
 @pytest.mark.parametrize("scope", SCOPES, ids=str)
 def test_scopes(client: Client, session: SessionClient, scope: Any) -> None:
     """A scope is shown as it was given, at creation and after a change."""
@@ -59,17 +50,17 @@ def test_scopes(client: Client, session: SessionClient, scope: Any) -> None:
 
 
 @pytest.mark.parametrize("scope", NO_SCOPES, ids=lambda scope: repr(scope)[:30])
-def test_what_is_no_scope(client: Client, session: SessionClient, scope: Any) -> None:
+def test_what_is_no_scope(client: Client, shared: SessionClient, scope: Any) -> None:
     """Anything else is 400 naming the field, and changes nothing."""
     body = {"language": "python", "storage": scope}
     answers = [
         client.http.post("/api/sessions", json=body),
-        client.http.patch(session.path, json={"storage": scope}),
+        client.http.patch(shared.path, json={"storage": scope}),
     ]
     for answer in answers:
         check_error(answer, 400, "INVALID_REQUEST")
         assert "`storage`" in answer.json()["message"]
-    assert "storage" not in session.get()
+    assert "storage" not in shared.get()
 
 
 def test_it_is_shown_only_when_set(client: Client, session: SessionClient) -> None:
@@ -90,17 +81,6 @@ def test_lists_show_it_and_duplicates_have_it(client: Client) -> None:
     assert answer.json()["storage"] == ["app"]
     for path in (session.path, f"/api/sessions/{answer.json()['id']}"):
         client.http.delete(path)
-
-
-def test_it_survives_a_restart_of_the_server(launcher: Launcher) -> None:
-    """A scope is as durable as its session."""
-    client = Client(launcher.start().base_url)
-    client.session("python", session_id="s1", storage=["app"])
-    client.close()
-    launcher.servers[-1].stop()
-    client = Client(launcher.start().base_url)
-    check(client.http.get("/api/sessions/s1").json(), storage=["app"])
-    client.close()
 
 
 def test_code_is_held_to_it_at_once(session: SessionClient) -> None:
@@ -128,9 +108,9 @@ def test_programs_and_children_have_it(client: Client) -> None:
     client.http.delete(session.path)
 
 
-def test_the_servers_default(launcher: Launcher) -> None:
+def test_the_servers_default(start: Start) -> None:
     """Sessions that say nothing have `default_storage`, and so have throw-away sessions."""
-    client = Client(launcher.start("--default-storage", "shared,tmp-*").base_url)
+    client = start("--default-storage", "shared,tmp-*")
     code = f"{ASK}\nprint([ask('GET', f'/api/storage/kv/{{n}}?key=a')[1] for n in "
     code += "('shared', 'tmp-1', 'app')])"
     answer = client.http.post("/api/execute", json={"language": "python", "code": code}).json()
@@ -140,7 +120,6 @@ def test_the_servers_default(launcher: Launcher) -> None:
         assert refused == "STORAGE_SCOPE" not in allowed, one
     session.http.patch(session.path, json={"storage": "all"})
     assert "STORAGE_SCOPE" not in session.run(code)["stdout"]
-    client.close()
 
 
 def test_the_address_can_be_another_for_one_run(session: SessionClient) -> None:

@@ -8,7 +8,6 @@ import pytest
 
 from era_kernels.errors import InvalidRequest, NotEnforceable, Unavailable
 from era_kernels.models import Isolation
-from era_kernels.services.session_duplication import DuplicateRequest
 from tests.services.conftest import OpenServices
 from tests.services.service_fixture import Services
 
@@ -46,34 +45,10 @@ async def test_the_machine_gets_them(services: Services) -> None:
     ]
 
 
-async def test_unknown(services: Services) -> None:
-    """A request for an unknown mount is refused with the mounts on offer; nothing is made."""
-    with pytest.raises(InvalidRequest, match="offers data, models") as caught:
-        await services.create(mounts=("data", "other"))
-    assert caught.value.details == {"known": ["data", "models"]}
-    assert (services.directories, services.sessions.count) == ([], 0)
-
-
 async def test_unknown_where_there_is_none(services_without_mounts: Services) -> None:
     """A server that offers none says so."""
     with pytest.raises(InvalidRequest, match="offers none"):
         await services_without_mounts.create(mounts=("x" * 1000,))
-
-
-@pytest.mark.parametrize("tier", [3, 4])
-async def test_without_namespaces(services: Services, tier: int) -> None:
-    """Where nothing can be mounted a request for mounts is refused; other sessions are not."""
-    with_tier(services, tier)
-    with pytest.raises(NotEnforceable):
-        await services.create(mounts=("data",))
-    await services.create(mounts=())
-
-
-async def test_duplicates_have_them(services: Services) -> None:
-    """A duplicate has the mounts of its source."""
-    await services.create("s1", mounts=("data",))
-    await services.sessions.duplicate("s1", DuplicateRequest("s2"))
-    assert (await services.store.get("s2")).mounts == ("data",)
 
 
 async def test_not_offered_any_more(services: Services) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import json
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -26,7 +25,7 @@ from era_kernels.models import Session
 from era_kernels.safe_fs.copy import TreeCopier
 from era_kernels.services.session_duplication import DuplicateRequest
 from tests.services.conftest import OpenServices
-from tests.services.service_fixture import DATA, Services, failing, sleep_briefly, sleep_steps
+from tests.services.service_fixture import DATA, Services, failing, sleep_steps
 from tests.waiting import until
 
 
@@ -107,41 +106,6 @@ async def test_everything_is_copied(services: Services) -> None:
     assert (await services.executions.list_executions("s2"))[1] == 0
 
 
-async def test_duplicate_is_independent(services: Services) -> None:
-    """A change of one session does not change the other; either outlives the other."""
-    await services.create(data={"a": 1})
-    await services.run("write file one")
-    copy = await duplicate(services)
-    await services.run("write file two", update_data={"a": 2})
-    assert await files(services, "s2") == {"file": "one"}
-    await services.sessions.delete("s1")
-    answer = await services.run("read file\nread .session_data.json", "s2")
-    assert answer.stdout == 'one{"a":1}'
-    assert (await services.session("s2")).directory == copy.directory
-
-
-async def test_data(services: Services) -> None:
-    """Data that are given replace those of the source, whole; `.session_data.json` shows them."""
-    await services.create(data={"a": 1, "b": 2})
-    await services.run("out x")
-    for name, data, expected in (("s2", None, {"a": 1, "b": 2}), ("s3", {}, {}),
-                                 ("s4", {"c": 3}, {"c": 3})):  # fmt: skip
-        copy = await duplicate(services, name, data=data)
-        assert copy.data == expected
-        data_file = await services.workspace(name) / DATA
-        assert json.loads(data_file.read_text()) == expected
-    assert (await services.session()).data == {"a": 1, "b": 2}
-
-
-async def test_a_session_that_never_ran(services: Services) -> None:
-    """A session that never ran can be duplicated without a kernel; so can its duplicate."""
-    await services.create()
-    await duplicate(services)
-    copy = (await services.sessions.duplicate("s2", DuplicateRequest()))[0].session
-    assert copy.id.startswith("sess-")
-    assert services.host.machines == []
-
-
 async def test_not_persistent(services: Services) -> None:
     """The files of a session that is not persistent are copied, and go with the copy's kernel."""
     await services.create(persistent=False)
@@ -169,36 +133,6 @@ async def test_copy_while_files_would_be_cleared(services: Services, gate: Gate)
 
 
 # ---------------------------------------------------------------- the queue
-
-
-async def test_it_waits_in_the_queue(services: Services) -> None:
-    """A duplicate has the changes of the runs before it, and none of the runs behind it."""
-    await services.create()
-    first = await services.submit("gate g\nwrite file before")
-    copying = asyncio.create_task(duplicate(services))
-    await until(lambda: sum(services.sessions.run_counts()) >= 2)
-    behind = await services.submit("write file after")
-    assert behind.execution.position == 2
-    assert await services.store.find("s2") is None
-    assert (await services.sessions.get("s1")).status == "busy"
-    services.gates["g"].set()
-    await copying
-    await asyncio.gather(first.result(), behind.result())
-    assert await files(services, "s2") == {"file": "before"}
-
-
-async def test_skip_queue(services: Services) -> None:
-    """With `skip_queue` a duplicate does not wait, and the run goes on."""
-    await services.create()
-    running = await services.submit("write file before\ngate g\nwrite file after")
-    await services.until_running(1)
-    while not await files(services, "s1"):
-        await sleep_briefly()
-    await duplicate(services, skip_queue=True)
-    assert await files(services, "s2") == {"file": "before"}
-    services.gates["g"].set()
-    await running.result()
-    assert await files(services, "s1") == {"file": "after"}
 
 
 async def test_runs_wait_for_it(services: Services, gate: Gate) -> None:
@@ -309,21 +243,6 @@ async def test_client_that_leaves(services: Services, n: int) -> None:
     assert (await services.run("out next")).stdout == "next\n"
 
 
-async def test_client_that_leaves_the_queue(services: Services) -> None:
-    """A caller that leaves while it waits for a busy source makes nothing and blocks no run."""
-    await services.create()
-    running = await services.submit("gate g")
-    copying = asyncio.create_task(duplicate(services))
-    await asyncio.sleep(0.02)
-    behind = await services.submit("out behind")
-    copying.cancel()
-    await asyncio.wait([copying])
-    assert behind.execution.position == 1
-    services.gates["g"].set()
-    await asyncio.gather(running.result(), behind.result())
-    assert services.sessions.count == 1
-
-
 @pytest.mark.parametrize("skip_queue", [False, True])
 async def test_source_deleted_while_it_is_copied(
     services: Services, gate: Gate, skip_queue: bool
@@ -338,19 +257,6 @@ async def test_source_deleted_while_it_is_copied(
         await copying
     await until(lambda: not services.directories)
     assert services.sessions.count == 0
-
-
-async def test_source_deleted_while_it_waits(services: Services) -> None:
-    """A duplicate that waits behind a run raises when its source is deleted."""
-    await services.create()
-    running = await services.submit("wait")
-    copying = asyncio.create_task(duplicate(services))
-    await asyncio.sleep(0.02)
-    await services.sessions.delete("s1")
-    with pytest.raises(SessionNotFound):
-        await copying
-    assert running.execution.exit_code == 137
-    assert services.directories == []
 
 
 async def test_source_whose_directory_is_gone(services: Services) -> None:

@@ -12,7 +12,6 @@ from era_kernels.kernels.languages import Languages
 from era_kernels.kernels.machine import KernelHost
 from era_kernels.models import Isolation, Limits
 from era_kernels.services.files import FileService
-from era_kernels.services.session_duplication import DuplicateRequest
 from era_kernels.services.session_limits import MIB, check_limits
 from tests.fakes import FakeHost, make_kernelspec
 from tests.services.conftest import OpenServices
@@ -114,24 +113,6 @@ async def test_refused_leaves_nothing(services: Services) -> None:
     with pytest.raises(InvalidRequest):
         await services.create(limits=Limits(memory=2048 * MIB))
     assert (services.directories, services.sessions.count) == ([], 0)
-
-
-async def test_duplicates_have_them(services: Services) -> None:
-    """A duplicate has its source's limits."""
-    limits = Limits(memory=100 * MIB, workspace=MIB)
-    await services.create("s1", limits=limits)
-    made = await services.sessions.duplicate("s1", DuplicateRequest("s2"))
-    assert made.session.limits == limits
-    assert (await services.store.get("s2")).limits == limits
-
-
-async def test_lower_settings_win(services: Services) -> None:
-    """A server that is started with lower limits applies them, whatever was stored."""
-    await services.create("s1", limits=Limits(memory=512 * MIB))
-    await services.aclose()
-    async with services.restarted(limits=Limits(memory=256 * MIB)) as again:
-        await again.run("", "s1")
-        assert again.host.opened_limits == [Limits(memory=256 * MIB, tmp=512 * MIB, shm=512 * MIB)]
 
 
 async def test_quota_of_uploads(services: Services) -> None:

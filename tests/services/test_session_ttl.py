@@ -10,7 +10,6 @@ import pytest
 from era_kernels.errors import InsufficientStorage, SessionNotFound
 from era_kernels.models import NewSession
 from era_kernels.services.session_duplication import DuplicateRequest
-from tests.services.conftest import OpenServices
 from tests.services.service_fixture import LANGUAGE, Services, end_of, failing, sleep_briefly
 from tests.waiting import until
 
@@ -40,18 +39,6 @@ async def test_deleted(services: Services) -> None:
     assert await services.codes.find((await services.session()).directory) is None
 
 
-async def test_stored(services: Services) -> None:
-    """A `ttl` is a field like others: created, changed, unset, duplicated."""
-    assert (await services.create(ttl=1000)).ttl == 1000
-    view = await services.sessions.update("s1", ttl=2000.5)
-    assert view.session.ttl == (await services.store.get("s1")).ttl == 2000.5
-    copy = await services.sessions.duplicate("s1", DuplicateRequest("s2"))
-    assert copy.session.ttl == 2000.5
-    view = await services.sessions.update("s1", ttl=None)
-    assert view.session.ttl is None
-    assert (await services.session("s2")).ttl == 2000.5
-
-
 async def test_changed(services: Services) -> None:
     """A changed `ttl` begins at once; a duplicate has a `ttl` of its own."""
     await services.create(ttl=0.2)
@@ -76,21 +63,6 @@ async def test_requests(services: Services) -> None:
     assert await seconds_until_deleted(services) < 1
 
 
-async def test_runs(services: Services) -> None:
-    """A session with a run under way or waiting stays, and its time begins when they end."""
-    await services.create(ttl=0.2)
-    first, second = await services.submit("gate g\nout 1"), await services.submit("gate h\nout 2")
-    await asyncio.sleep(0.5)
-    services.gates["g"].set()
-    assert (await first.result()).stdout == "1\n"
-    await asyncio.sleep(0.5)
-    services.gates["h"].set()
-    assert (await second.result()).stdout == "2\n"
-    await asyncio.sleep(0.1)
-    assert await services.store.find("s1")
-    assert await seconds_until_deleted(services) < 1
-
-
 async def test_a_run_at_the_last_moment(services: Services) -> None:
     """A run is either refused or runs to its end: it is never ended by the time to live."""
     refused, pause = 0, 0.0185
@@ -106,21 +78,6 @@ async def test_a_run_at_the_last_moment(services: Services) -> None:
             pause = max(0, pause - 0.0007)
         await seconds_until_deleted(services)
     assert refused < 24
-
-
-async def test_after_a_restart_of_the_server(
-    open_services: OpenServices, services: Services
-) -> None:
-    """The `ttl` begins anew when the server starts."""
-    await services.create(ttl=0.5)
-    await asyncio.sleep(0.3)
-    await services.aclose()
-    again = Services(services.path)
-    await again.open()
-    await asyncio.sleep(0.3)
-    assert await again.store.find("s1")
-    assert await seconds_until_deleted(again) < 1
-    await again.aclose()
 
 
 async def test_deletion_that_fails(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -106,16 +106,6 @@ async def test_request_that_is_refused(
     assert total == 0
 
 
-async def test_taken_id(services: Services) -> None:
-    """A taken id is refused, and nothing changes."""
-    first = await services.create(data={"a": 1})
-    with pytest.raises(SessionExists) as caught:
-        await services.create(data={"a": 2})
-    assert caught.value.id == "s1"
-    assert await services.store.get("s1") == first
-    assert services.directories == [first.directory]
-
-
 @pytest.fixture
 def three_sessions(open_services: OpenServices) -> Services:
     return open_services(max_sessions=3)
@@ -250,15 +240,6 @@ async def test_unknown_session(services: Services) -> None:
     assert sessions._live == {}
 
 
-async def test_files(services: Services) -> None:
-    """The files are listed as they are now."""
-    await services.create()
-    await services.run("write b 12\nwrite a 1")
-    found = await services.sessions.files("s1")
-    assert [(file.path, file.size) for file in found.files] == [("a", 1), ("b", 2)]
-    assert (found.count, found.total_size) == (2, 3)
-
-
 async def test_language_that_does_not_run_here(services: Services) -> None:
     """A session of it can be made; its runs are refused before they are queued."""
     services.host.languages = Languages([make_kernelspec("alpha", reason="no alpha")])
@@ -269,34 +250,6 @@ async def test_language_that_does_not_run_here(services: Services) -> None:
 
 
 # ---------------------------------------------------------------- update
-
-
-async def test_update(services: Services) -> None:
-    """Fields are replaced as a whole, at once and durably; others stay."""
-    await services.create(metadata={"a": 1}, data={"b": 1}, default_timeout=5)
-    view = await services.sessions.update("s1", metadata={"c": 2}, default_timeout=None)
-    assert view.session.metadata == {"c": 2}
-    assert (view.session.data, view.session.default_timeout) == ({"b": 1}, None)
-    assert await services.store.get("s1") == await services.session() == view.session
-
-
-@pytest.mark.parametrize(
-    ("changes", "error"),
-    [
-        ({"data": BIG}, TooLarge),
-        ({"metadata": BIG}, TooLarge),
-        ({"default_timeout": -1}, InvalidRequest),
-        ({"default_timeout": 3601}, InvalidRequest),
-    ],
-)
-async def test_update_that_is_refused(
-    services: Services, changes: dict[str, object], error: type
-) -> None:
-    """Nothing changes when an update is refused."""
-    session = await services.create()
-    with pytest.raises(error):
-        await services.sessions.update("s1", **changes)
-    assert await services.session() == session
 
 
 async def test_updates_at_once(services: Services) -> None:

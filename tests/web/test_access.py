@@ -186,6 +186,3 @@ def test_null_can_be_named() -> None:
     """`null` is allowed only by its name."""
     with run_server(Access(allowed_origins=["null"])) as server:
         assert get(server, Host="localhost", Origin="null").status_code == 200
-
-
-# ---------------------------------------------------------------- addresses

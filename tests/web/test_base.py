@@ -46,24 +46,6 @@ def test_largest(server: ServerUnderTest, session: str) -> None:
     assert server.http.post(f"{session}/run", content=body).status_code == 200
 
 
-@pytest.mark.parametrize("path", ["/api/sessions", "/api/sessions/s1", "/health", "/openapi.json"])
-def test_head(server: ServerUnderTest, session: str, path: str) -> None:
-    """HEAD gives the headers of GET and no body."""
-    head, get = server.http.head(path), server.http.get(path)
-    assert (head.status_code, head.content) == (200, b"")
-    assert head.headers["Content-Length"] == get.headers["Content-Length"]
-
-
-def test_neutral_headers(server: ServerUnderTest) -> None:
-    """Answers do not name the server's software, and are not sniffed or kept."""
-    for path in ("/health", "/nothing"):
-        headers = server.http.get(path).headers
-        assert headers["Server"] == "era-kernels"
-        assert headers["X-Content-Type-Options"] == "nosniff"
-        assert headers["Cache-Control"] == "no-store"
-        assert "Etag" not in headers
-
-
 def test_foreign_exception(server: ServerUnderTest, caplog: pytest.LogCaptureFixture) -> None:
     """A bug is logged with the request id, and answered without its text."""
     with caplog.at_level(logging.ERROR):

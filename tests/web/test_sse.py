@@ -102,16 +102,6 @@ def test_stream(server: ServerUnderTest, session: str) -> None:
     }
 
 
-def test_headers(server: ServerUnderTest, session: str) -> None:
-    """Headers forbid proxies to cache or buffer the stream; the execution is named."""
-    with server.http.stream("POST", f"{session}/stream", json={"code": ""}) as answer:
-        assert answer.headers["Content-Type"] == "text/event-stream; charset=utf-8"
-        assert answer.headers["Cache-Control"] == "no-cache"
-        assert answer.headers["X-Accel-Buffering"] == "no"
-        assert answer.headers["X-Execution-Id"] == "exec-1"
-        assert answer.headers["X-Request-Id"]
-
-
 def test_http_1_0(server: ServerUnderTest, session: str) -> None:
     """A client of HTTP/1.0 reads the stream until the connection ends."""
     body = b'{"code":"out a"}'
@@ -122,28 +112,6 @@ def test_http_1_0(server: ServerUnderTest, session: str) -> None:
         "stdout",
         "done",
     ]
-
-
-def test_programs_own_error(server: ServerUnderTest, session: str) -> None:
-    """A program's own error is no `error` frame."""
-    [done] = stream(server, session, "fail ValueError")
-    assert (done.event, done.data["exit_code"]) == ("done", 1)
-    assert done.data["exception"]["name"] == "ValueError"
-
-
-@pytest.mark.parametrize(
-    ("code", "exit_code", "error"),
-    [("timeout", 124, "EXECUTION_TIMEOUT"), ("die 9", 137, "KERNEL_DIED")],
-)
-def test_servers_condition(
-    server: ServerUnderTest, session: str, code: str, exit_code: int, error: str
-) -> None:
-    """An error of the server is an `error` frame, before `done`."""
-    failure, done = stream(server, session, code)
-    assert set(failure.data) == {"type", "error", "message", "code"}
-    assert (failure.event, failure.data["code"]) == ("error", error)
-    assert (done.event, done.data["exit_code"]) == ("done", exit_code)
-    assert done.data["cause"]
 
 
 def test_mended_json(server: ServerUnderTest, session: str) -> None:
@@ -186,21 +154,6 @@ def test_bug_in_the_middle(
 # ---------------------------------------------------------------- again
 
 
-@pytest.mark.parametrize("after", range(4))
-@pytest.mark.parametrize("way", ["header", "query"])
-def test_from_where_it_was_left(
-    server: ServerUnderTest, session: str, after: int, way: str
-) -> None:
-    """A reader gets exactly what comes after the last event that it had."""
-    whole = stream(server, session, "out a\nout b\nout c")
-    path = f"{session}/executions/exec-1/stream"
-    if way == "header":
-        rest = replay(server, path, Last_Event_ID=str(after))
-    else:
-        rest = replay(server, f"{path}?last_event_id={after}")
-    assert rest == whole[after:]
-
-
 def test_header_wins(server: ServerUnderTest, session: str) -> None:
     """A reader that connects again adds the header to its first URL."""
     stream(server, session, "out a\nout b")
@@ -228,21 +181,6 @@ def test_bad_last_event_id(server: ServerUnderTest, session: str, bad: str) -> N
     answer = server.http.get(path, headers={"Last-Event-ID": bad.encode()})
     assert (answer.status_code, answer.json()["code"]) == (400, "INVALID_REQUEST")
     assert "`Last-Event-ID`" in answer.json()["message"]
-
-
-def test_several_readers(server: ServerUnderTest, session: str) -> None:
-    """Any number of readers follow one run, each from where it likes, then live."""
-    path = f"{session}/executions/exec-1/stream"
-    with server.http.stream(
-        "POST", f"{session}/stream", json={"code": "out a\nsleep 1\nout b"}
-    ) as (first):
-        events = parse_sse(first.iter_lines())
-        assert next(events).data["content"] == "a\n"
-        with server.http.stream("GET", path) as second:
-            others = parse_sse(second.iter_lines())
-            assert next(others).data["content"] == "a\n"
-            assert wait_until(lambda: server.sessions.runs["exec-1"].readers == 2)
-            assert [e.id for e in events] == [e.id for e in others] == [2, 3]
 
 
 def test_head_of_a_stream(server: ServerUnderTest, session: str) -> None:

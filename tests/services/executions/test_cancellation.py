@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from era_kernels.errors import ExecutionNotFound, InvalidRequest, NotRunning
+from era_kernels.errors import ExecutionNotFound, NotRunning
 from era_kernels.models import Done, ExitInfo, InterruptStep, Queued
 from era_kernels.services.executions.live import LiveExecution
 from tests.fakes import make_start_error
@@ -17,8 +17,8 @@ from tests.services.service_fixture import Services, end_of, events_of, sleep_br
 
 @pytest.fixture
 def limited_services(open_services: OpenServices) -> Services:
-    """One kernel, one run that waits, two hours in the background."""
-    return open_services(max_queue=1, max_kernels=1, max_background_timeout=7200.0)
+    """One kernel, and one run that waits."""
+    return open_services(max_queue=1, max_kernels=1)
 
 
 async def interrupt(services: Services, running: LiveExecution) -> tuple[str, list[str]]:
@@ -35,18 +35,6 @@ def actions(steps: Sequence[InterruptStep]) -> list[str]:
 
 
 # ---------------------------------------------------------------- on the kernel
-
-
-async def test_run_that_listens(services: Services) -> None:
-    """An interrupted run ends with 130, without an error; the next run has its kernel."""
-    await services.create()
-    running = await services.submit("out a\nlisten")
-    await services.until_running(1)
-    assert await interrupt(services, running) == ("preserved", ["interrupt", "ended"])
-    answer = await running.result()
-    assert (answer.exit_code, answer.state, answer.cause) == (130, "preserved", None)
-    assert (answer.stdout, answer.error) == ("a\n", None)
-    assert (await services.run("out b")).started_from == "live"
 
 
 async def test_two_at_once(services: Services) -> None:
@@ -84,20 +72,6 @@ async def test_finished_execution(services: Services) -> None:
     for session, execution in (("s1", "exec-none"), ("s2", running.id)):
         with pytest.raises(ExecutionNotFound):
             await services.executions.interrupt(session, execution)
-
-
-async def test_other_runs_are_left_alone(services: Services) -> None:
-    """The next run after an interrupted one runs, and is not interrupted."""
-    await services.create()
-    first = await services.submit("listen")
-    second = await services.submit("out b\ngate open\nout c")
-    await services.until_running(1)
-    await interrupt(services, first)
-    await services.until_running(2)
-    assert not services.host.machines[0].kernel.interrupted.is_set()
-    services.gates["open"].set()
-    answer = await second.result()
-    assert (answer.exit_code, answer.stdout) == (0, "b\nc\n")
 
 
 async def test_death_while_it_is_interrupted(services: Services) -> None:
@@ -250,27 +224,3 @@ async def test_run_that_ends_with_its_caller(services: Services) -> None:
     assert not running.finished.is_set()
     await running.remove_caller()
     assert running.execution.exit_code == 130
-
-
-async def test_run_that_goes_on_without_its_caller(services: Services) -> None:
-    """A run without `cancel_on_disconnect` goes on when its caller leaves."""
-    await services.create()
-    running = await services.submit("gate open\nout a")
-    running.add_caller()
-    await running.remove_caller()
-    services.gates["open"].set()
-    assert (await running.result()).stdout == "a\n"
-
-
-# ---------------------------------------------------------------- background
-
-
-async def test_timeouts_in_the_background(limited_services: Services) -> None:
-    """Without a timeout, the maximum applies, whatever the session's default; more is refused."""
-    services = limited_services
-    await services.create(default_timeout=7.0)
-    for asked, expected in ((None, 7200), (0, 7200), (5000, 5000)):
-        await services.run("out a", timeout=asked, background=True)
-        assert services.host.machines[0].kernel.requests[-1].timeout == expected
-    with pytest.raises(InvalidRequest, match="background"):
-        await services.submit("out a", timeout=7201, background=True)

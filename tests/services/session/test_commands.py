@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import json
 import sys
 
 import pytest
@@ -19,7 +18,7 @@ from era_kernels.errors import (
     ShuttingDown,
     StorageFailed,
 )
-from era_kernels.models import EndReason, ExecutionStatus, ExitInfo
+from era_kernels.models import EndReason, ExitInfo
 from era_kernels.services.session.machine_opener import START_NOT_RECORDED
 from era_kernels.services.session.runner import OUTPUT_LOST
 from tests.fakes import make_start_error
@@ -39,12 +38,6 @@ from tests.waiting import until
 def limited_services(open_services: OpenServices) -> Services:
     """One kernel, and two commands in a session."""
     return open_services(max_queue=2, max_kernels=1)
-
-
-@pytest.fixture
-def services_with_small_output(open_services: OpenServices) -> Services:
-    """Executions may write 1000 bytes."""
-    return open_services(max_execution_output=1000)
 
 
 async def wait_idle(services: Services) -> None:
@@ -84,48 +77,6 @@ async def test_stdin_is_not_kept(services: Services) -> None:
         gc.enable()
 
 
-async def test_env_and_stdin(services: Services) -> None:
-    """A command gets its stdin and its variables, which never override the session's."""
-    await services.create()
-    env = {"A": "1", "ERA_SESSION_ID": "other"}
-    running = await services.exec(
-        "env A\nenv ERA_SESSION_ID", env=env, stdin="text", base_url="http://x"
-    )
-    assert (await running.result()).stdout == "1s1"
-    assert services.host.machines[0].programs[0].stdin == "text"
-
-
-async def test_it_waits_for_no_run(services: Services) -> None:
-    """Runs and commands do not wait for each other, share a machine, and are counted apart."""
-    await services.create()
-    run = await services.submit("gate run")
-    await services.until_running(1)
-    program = await services.exec("out now")
-    assert (await program.result()).stdout == "now\n"
-    services.gates["run"].set()
-    await run.result()
-    program = await services.exec("gate program")
-    await services.until_commands(2)
-    assert (await services.sessions.get("s1")).status == "idle"
-    assert services.sessions.run_counts() == []
-    assert (await services.run("out 2")).stdout == "2\n"
-    services.gates["program"].set()
-    await program.result()
-    assert len(services.host.machines) == 1
-    assert (await services.session()).kernel_generation == 1
-
-
-async def test_many_and_a_run_at_once(services: Services) -> None:
-    """Commands and a run share one machine, whichever of them opens it."""
-    await services.create()
-    programs = [await services.exec(f"out {n}") for n in range(20)]
-    run = await services.submit("out run")
-    assert (await run.result()).started_from == "fresh"
-    answers = [await program.result() for program in programs]
-    assert [one.stdout for one in answers] == [f"{n}\n" for n in range(20)]
-    assert len(services.host.machines) == 1
-
-
 async def test_capacity(limited_services: Services) -> None:
     """Commands are limited; a refused one leaves nothing, and an ended one makes room."""
     services = limited_services
@@ -152,22 +103,6 @@ async def test_capacity(limited_services: Services) -> None:
 
 
 # ---------------------------------------------------------------- interrupts
-
-
-async def test_interrupt(services: Services) -> None:
-    """An interrupt ends this command and nothing else; it returns when the execution has ended."""
-    await services.create()
-    other = await services.exec("gate other")
-    running = await services.exec("out a\nwait")
-    await services.until_commands(2)
-    assert running.interrupt is not None
-    steps = await running.interrupt()
-    assert [step.action for step in steps] == ["interrupt", "ended"]
-    assert running.execution.status is ExecutionStatus.FINISHED
-    assert (await running.result()).exit_code == 130
-    assert not other.finished.is_set()
-    services.gates["other"].set()
-    assert (await other.result()).exit_code == 0
 
 
 async def test_interrupt_before_the_start(services: Services) -> None:
@@ -242,16 +177,6 @@ async def test_end_of_the_machine(services: Services, ending: ExitInfo, code: st
     assert codes == [code]
     assert (done.exit_code, done.state, done.cause) == (137, "lost", ending.description)
     assert (await services.run("out b")).started_from == "fresh"
-
-
-async def test_restart(services: Services) -> None:
-    """A restart ends the commands before it returns, and a kernel is there afterwards."""
-    await services.create()
-    running = await services.exec("wait")
-    await services.until_commands(1)
-    assert await services.sessions.restart("s1", "") == 1
-    assert (await end_of(running))[1].cause == "restarted"
-    assert (await services.sessions.get("s1")).status == "idle"
 
 
 async def test_restart_while_others_come(services: Services) -> None:
@@ -332,16 +257,6 @@ async def test_shutdown(services: Services) -> None:
     assert (await running.result()).stdout == "a\n"
 
 
-async def test_grace_ends(services: Services) -> None:
-    """A command that takes longer ends as `server stopped`."""
-    await services.create()
-    running = await services.exec("wait")
-    await services.until_commands(1)
-    await services.sessions.drain(0.01)
-    await services.sessions.aclose()
-    assert (await end_of(running))[0] == ["SERVER_STOPPED"]
-
-
 async def test_session_with_a_command_is_not_evicted(services: Services) -> None:
     """A session neither leaves memory nor expires while a command runs."""
     await services.create()
@@ -404,17 +319,6 @@ async def test_log_that_cannot_be_opened(services: Services) -> None:
     assert services.kernel_limiter.borrowed == 0
 
 
-async def test_output_past_the_bound(services_with_small_output: Services) -> None:
-    """The command is ended, and nothing else."""
-    services = services_with_small_output
-    await services.create()
-    running = await services.exec("out " + "x" * 2000 + "\nwait")
-    codes, done = await end_of(running)
-    assert (codes, done.exit_code, done.state) == (["OUTPUT_LIMIT"], 137, "preserved")
-    assert done.cause == "output limit 1000 bytes"
-    assert not services.host.machines[0].ended.done()
-
-
 async def test_caller_that_leaves(services: Services) -> None:
     """Whenever the caller of submit is cancelled, the command goes on."""
     await services.create()
@@ -434,34 +338,6 @@ async def test_caller_that_leaves(services: Services) -> None:
 # ---------------------------------------------------------------- files and data
 
 
-async def test_changes_are_counted_once(services: Services) -> None:
-    """A change of the files is counted by the first execution that ends after it."""
-    await services.create()
-    await services.run("out a")
-    run = await services.submit("write a 1\ngate run")
-    await services.until_running(2)
-    assert (await (await services.exec("write b 1")).result()).files_modified == 2
-    services.gates["run"].set()
-    assert (await run.result()).files_modified == 0
-    assert (await services.session()).file_count == 2
-
-
-async def test_data_of_both(services: Services) -> None:
-    """Data that a command has written are there when a run starts, and the other way round."""
-    await services.create(data={"n": 0})
-    program = await services.exec('data {"n": 1}\ngate a')
-    await services.until_commands(1)
-    answer = await services.run(f"read {DATA}", update_data={"m": 2})
-    assert json.loads(answer.stdout) == {"n": 1, "m": 2}
-    services.gates["a"].set()
-    assert (await program.result()).data == {"n": 1, "m": 2}
-    run = await services.submit('data {"n": 3}\ngate b')
-    await services.until_running(2)
-    assert json.loads((await (await services.exec(f"read {DATA}")).result()).stdout) == {"n": 3}
-    services.gates["b"].set()
-    assert (await run.result()).data == {"n": 3}
-
-
 async def test_files_go_with_the_machine(services: Services) -> None:
     """Files that do not persist go after the commands' `after_run`, before the next machine."""
     await services.create(persistent=False)
@@ -475,16 +351,3 @@ async def test_files_go_with_the_machine(services: Services) -> None:
     assert done.files_modified == 1
     assert (await (await services.exec("read f")).result()).stdout == "nothing"
     assert (await services.session()).file_count == 0
-
-
-async def test_files_go_after_a_crash(services: Services) -> None:
-    """A server that starts removes files of a non-persistent session that has run a command."""
-    for name in ("used", "new"):
-        await services.create(name, persistent=False)
-    await (await services.exec("write f x", session_id="used")).result()
-    (await services.workspace("new") / "f").write_text("uploaded")
-    (await services.workspace("used") / "f").write_text("left")
-    await services.database.flush()
-    await services.sessions.open()  # what the next server does
-    assert list((await services.workspace("used")).iterdir()) == []
-    assert [path.name for path in (await services.workspace("new")).iterdir()] == ["f"]

@@ -22,30 +22,6 @@ async def notices_of(services: Services, code: str = "out a") -> list[str] | Non
     return (await services.run(code)).notices
 
 
-async def test_nothing_was_lost(services: Services) -> None:
-    """The first run of a session, and runs that find the variables, have no notices."""
-    await services.create()
-    assert await notices_of(services) is None
-    assert await notices_of(services, "exit 1") is None
-    assert await notices_of(services, "timeout") is None
-    assert await notices_of(services) is None
-
-
-@pytest.mark.parametrize(
-    ("code", "why"),
-    [
-        ("die 7", "the kernel ended: exit 7"),
-        ("stuck", "timeout, and the run did not stop when it was interrupted"),
-    ],
-)
-async def test_end_in_a_run(services: Services, code: str, why: str) -> None:
-    """The run after one that cost the kernel is told, and no other."""
-    await services.create()
-    await services.run(code)
-    assert await notices_of(services) == [f"variables were lost: {why}"]
-    assert await notices_of(services) is None
-
-
 @pytest.mark.parametrize(
     ("info", "why"),
     [

@@ -17,16 +17,13 @@ from era_kernels.errors import (
     QueueFull,
     SessionNotFound,
     StorageFailed,
-    TooLarge,
 )
 from era_kernels.models import (
     SERVER_VARIABLES,
-    Display,
     Done,
     ErrorEvent,
     ExitInfo,
     LoggedEvent,
-    Queued,
     Stdout,
     Submission,
 )
@@ -53,63 +50,11 @@ def full() -> InsufficientStorage:
 # ---------------------------------------------------------------- runs
 
 
-async def test_run(services: Services) -> None:
-    """A run's result holds the output of its kernel and how the run ended."""
-    await services.create()
-    answer = await services.run("out a\nerr b\nshow c\nexit 3")
-    assert (answer.stdout, answer.stderr, answer.exit_code) == ("a\n", "b\n", 3)
-    assert answer.results[0]["data"] == {"text/plain": "c"}
-    assert (answer.state, answer.started_from, answer.kernel_generation) == (
-        "preserved",
-        "fresh",
-        1,
-    )
-    assert answer.error is None
-
-
-async def test_events_of_a_run(services: Services) -> None:
-    """A stream has the outputs in order, and `done` last.
-
-    A run that need not wait has no `queued` event.
-    """
-    await services.create()
-    events = await events_of(await services.submit("out a\nshow b"))
-    assert events[:-1] == [Stdout("a\n"), Display({"text/plain": "b"})]
-    assert isinstance(events[-1], Done)
-
-
 async def test_run_does_not_end_the_program(services: Services) -> None:
     """The kernel of a session lives on: exit handlers and finalizers do not run."""
     await services.create()
     await services.run("out a")
     assert [one.ends_program for one in services.host.machines[0].kernel.requests] == [False]
-
-
-async def test_kernel_lives_from_run_to_run(services: Services) -> None:
-    """The second run has the same kernel; runs are numbered from 1."""
-    await services.create()
-    first, second = await services.run("number"), await services.run("number")
-    assert (first.stdout, second.stdout) == ("1", "2")
-    assert (second.started_from, second.kernel_generation) == ("live", 1)
-    assert len(services.host.machines) == 1
-
-
-async def test_row_after_a_run(services: Services) -> None:
-    """After a run the session's row has the time of the run and the count of files."""
-    await services.create()
-    await services.run("write f 12345")
-    stored = await services.store.get("s1")
-    assert stored == await services.session()
-    assert stored.last_run_at is not None
-    assert (stored.file_count, stored.total_size, stored.kernel_generation) == (1, 5, 1)
-
-
-async def test_files_modified(services: Services) -> None:
-    """Created, changed and deleted files count, since the last run."""
-    await services.create()
-    assert (await services.run("write a 1\nwrite b 2")).files_modified == 2
-    assert (await services.run("out nothing")).files_modified == 0
-    assert (await services.run("write a other\nremove b\nwrite c 3")).files_modified == 3
 
 
 async def test_environment(services: Services) -> None:
@@ -143,51 +88,6 @@ async def test_timeouts(services: Services) -> None:
         await services.submit("out a", timeout=3601)
 
 
-async def test_timeout_keeps_the_kernel_where_it_can(services: Services) -> None:
-    """A run that was interrupted at its deadline ends with 124; the variables are kept."""
-    await services.create()
-    running = await services.submit("out a\ntimeout", timeout=1.5)
-    answer = await running.result()
-    assert (answer.exit_code, answer.state, answer.cause) == (124, "preserved", "timeout")
-    assert answer.stdout == "a\n"
-    assert answer.error is not None
-    assert answer.error.code == "EXECUTION_TIMEOUT"
-    assert (await services.run("out b")).started_from == "live"
-
-
-async def test_timeout_of_a_kernel_that_ignores_interrupts(services: Services) -> None:
-    """A kernel that would not stop is lost; its files and data stay, the next run is fresh."""
-    await services.create()
-    answer = await services.run('data {"a": 1}\nwrite f 1\nstuck')
-    assert (answer.exit_code, answer.state, answer.cause) == (124, "lost", "timeout")
-    assert answer.data == {"a": 1}
-    answer = await services.run("read f")
-    assert (answer.stdout, answer.started_from, answer.kernel_generation) == ("1", "fresh", 2)
-
-
-async def test_kernel_that_dies_in_a_run(services: Services) -> None:
-    """The run ends with the process's exit code and says that the kernel died."""
-    await services.create()
-    running = await services.submit("out a\ndie 7")
-    answer = await running.result()
-    assert (answer.exit_code, answer.state, answer.cause) == (7, "lost", "exit 7")
-    assert answer.stdout == "a\n"
-    assert await end_of(running) == (["KERNEL_DIED"], (await events_of(running))[-1])
-    assert (await services.run("out b")).kernel_generation == 2
-
-
-async def test_kernel_that_dies_idle(services: Services) -> None:
-    """The death is noticed at once: the place is released, and the next run says `fresh`."""
-    await services.create()
-    await services.run("out a")
-    assert (await services.sessions.get("s1")).status == "idle"
-    services.host.machines[0].die(ExitInfo(signal=9))
-    assert (await services.sessions.get("s1")).status == "stopped"
-    await services.until_free(kernels=100)
-    answer = await services.run("out b")
-    assert (answer.started_from, answer.kernel_generation) == ("fresh", 2)
-
-
 async def test_kernel_that_does_not_start(services: Services) -> None:
     """The caller gets the error, readers its code and `done`; the next run tries again."""
     await services.create()
@@ -203,14 +103,6 @@ async def test_kernel_that_does_not_start(services: Services) -> None:
 
 
 # ---------------------------------------------------------------- data
-
-
-async def test_update_data_is_merged_before_the_run(services: Services) -> None:
-    """The code finds the merged data, and so does every later call."""
-    await services.create(data={"a": 1, "b": {"x": 1}})
-    answer = await services.run(f"read {DATA}", update_data={"b": {"y": 2}})
-    assert json.loads(answer.stdout) == {"a": 1, "b": {"y": 2}}
-    assert answer.data == (await services.store.get("s1")).data == {"a": 1, "b": {"y": 2}}
 
 
 async def test_update_data_of_a_queued_run_waits(services: Services) -> None:
@@ -240,14 +132,6 @@ async def test_data_of_the_same_value_and_another_type(services: Services) -> No
     assert answer.data["a"] is True
 
 
-@pytest.mark.parametrize("text", ["{", "[1]", '{"a": NaN}', '{"a": "\\ud800"}', ""])
-async def test_broken_data_keeps_the_old(services: Services, text: str) -> None:
-    """A data file that is no JSON object changes no data, and is rewritten before the next run."""
-    await services.create(data={"a": 1})
-    assert (await services.run("data " + text)).data == {"a": 1}
-    assert json.loads((await services.run(f"read {DATA}")).stdout) == {"a": 1}
-
-
 async def test_data_that_is_too_large_keeps_the_old(services: Services) -> None:
     """A data file within the limit does not fail the run when its data, as JSON, is above it."""
     await services.create(data={"a": 1})
@@ -255,14 +139,6 @@ async def test_data_that_is_too_large_keeps_the_old(services: Services) -> None:
     count = MAX_SESSION_JSON_BYTES // (len(number) + 1) - 10
     answer = await services.run('out done\ndata {"a":[' + ",".join([number] * count) + "]}")
     assert (answer.stdout, answer.data) == ("done\n", {"a": 1})
-
-
-async def test_update_data_that_is_too_large(services: Services) -> None:
-    """The run does not begin, and the session goes on as it was."""
-    await services.create(data={"a": "x" * (MAX_SESSION_JSON_BYTES - 100)})
-    with pytest.raises(TooLarge):
-        await services.run("out a", update_data={"b": "y" * 200})
-    assert await (await services.submit("out b")).result()
 
 
 async def test_data_changed_by_the_api_during_a_run(services: Services) -> None:
@@ -336,71 +212,9 @@ async def test_data_file_that_cannot_be_written(
 # ---------------------------------------------------------------- the queue
 
 
-async def test_runs_queue_in_order(services: Services) -> None:
-    """One at a time, first come first served."""
-    await services.create()
-    runs = [await services.submit(f"gate {n}\nout {n}") for n in range(5)]
-    for n in reversed(range(5)):
-        services.gates[str(n)].set()
-    for running in runs:
-        await running.result()
-    requests = services.host.machines[0].kernel.requests
-    assert [request.code[-1] for request in requests] == ["0", "1", "2", "3", "4"]
-    times = [running.execution.started_at for running in runs]
-    assert times == sorted(times, key=str)
-
-
-async def test_queued_event_comes_once(services: Services) -> None:
-    """A waiting run's first event is its position, once; the list shows how it moves up."""
-    await services.create()
-    runs = [await services.submit(f"gate {n}") for n in range(3)]
-    await services.until_running(1)
-    assert [running.execution.position for running in runs] == [None, 1, 2]
-    services.gates["0"].set()
-    await services.until_running(2)
-    assert [running.execution.position for running in runs] == [None, None, 1]
-    services.gates["1"].set()
-    services.gates["2"].set()
-    events = [await events_of(running) for running in runs]
-    assert [type(one[0]) for one in events] == [Done, Queued, Queued]
-    assert [event for one in events for event in one if isinstance(event, Queued)] == [
-        Queued(1),
-        Queued(2),
-    ]
-
-
-async def test_queue_time_is_not_run_time(services: Services) -> None:
-    """`queued_ms` tells how long a run waited; its own time does not count that."""
-    await services.create()
-    first = await services.submit("gate a")
-    second = await services.submit("out b")
-    await asyncio.sleep(0.05)
-    services.gates["a"].set()
-    await first.result()
-    answer = await second.result()
-    assert answer.queued_ms is not None
-    assert answer.execution_time_ms is not None
-    assert answer.queued_ms >= 50
-    assert answer.execution_time_ms < 50
-
-
 @pytest.fixture
 def short_queue(open_services: OpenServices) -> Services:
     return open_services(max_queue=2)
-
-
-async def test_queue_is_bounded(short_queue: Services) -> None:
-    """One runs, `max_queue` wait, the next is refused with a time to retry."""
-    services = short_queue
-    await services.create()
-    runs = [await services.submit("gate a") for _ in range(3)]
-    with pytest.raises(QueueFull, match="2 runs wait") as caught:
-        await services.submit("out x")
-    assert caught.value.retry_after
-    services.gates["a"].set()
-    await runs[0].result()
-    runs.append(await services.submit("out x"))
-    assert [(await running.result()).exit_code for running in runs] == [0] * 4
 
 
 async def test_burst_never_overfills_the_queue(short_queue: Services) -> None:
@@ -585,30 +399,6 @@ async def test_restart_of_an_idle_session(services: Services) -> None:
     assert services.host.machines[1].env["ERA_BASE_URL"] == "http://h"
     answer = await services.run("read f")
     assert (answer.stdout, answer.started_from, answer.kernel_generation) == ("1", "fresh", 2)
-
-
-async def test_restart_of_a_session_that_never_ran(services: Services) -> None:
-    """The restart starts the first kernel."""
-    await services.create()
-    assert await services.sessions.restart("s1", "") == 1
-    assert (await services.sessions.get("s1")).status == "idle"
-
-
-async def test_restart_during_a_run(services: Services) -> None:
-    """The run under way ends with 137, the queued ones go on with the fresh kernel."""
-    await services.create()
-    running = await services.submit("out a\nwait")
-    queued = [await services.submit("gate b\nout b"), await services.submit("out c")]
-    await services.until_running(1)
-    assert await services.sessions.restart("s1", "") == 2
-    codes, done = await end_of(running)
-    assert codes == ["SESSION_RESTARTED"]
-    assert (done.exit_code, done.cause, done.state) == (137, "restarted", "lost")
-    services.gates["b"].set()
-    answers = [await one.result() for one in queued]
-    assert [answer.exit_code for answer in answers] == [0, 0]
-    assert [answer.kernel_generation for answer in answers] == [2, 2]
-    assert [answer.started_from for answer in answers] == ["fresh", "live"]
 
 
 async def test_restart_does_not_wait_for_the_next_run(services: Services) -> None:
