@@ -9,7 +9,8 @@ import inspect
 import signal
 import ssl
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager
+from typing import TypeVar
 
 import hypothesis
 import pytest
@@ -17,6 +18,8 @@ from tornado.ioloop import IOLoop
 
 from tests.client import Client
 from tests.server_process import Launcher, Server, fork_servers, temporary_launcher
+
+T = TypeVar("T")
 
 # pytest-timeout alone limits the time of a test: an example may wait for a processor.
 hypothesis.settings.register_profile("era", deadline=None)
@@ -82,11 +85,23 @@ def open_loop() -> Iterator[IOLoop]:
     asyncio.set_event_loop(None)
 
 
-@pytest.fixture
-def io_loop() -> Iterator[IOLoop]:
-    """The loop of a test."""
+@contextmanager
+def entered(io_loop: IOLoop, manager: AbstractAsyncContextManager[T]) -> Iterator[T]:
+    """Enters an asynchronous context on a loop that goes on, and leaves it at the end."""
+    entered = io_loop.run_sync(manager.__aenter__)
+    try:
+        yield entered
+    finally:
+        io_loop.run_sync(lambda: manager.__aexit__(None, None, None))
+
+
+def loop() -> Iterator[IOLoop]:
+    """A loop as a fixture. Where it is that of a module, what one test opens lives on in others."""
     with open_loop() as io_loop:
         yield io_loop
+
+
+io_loop = pytest.fixture(loop)  # of each test
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -18,6 +18,7 @@ from typing import IO
 
 import psutil
 
+from tests.client import Client
 from tests.server_template import ForkedServer, shared_template
 
 COMMAND = Path(sys.executable).parent / "era-kernels"
@@ -42,6 +43,12 @@ class Server:
     ready_line: str
     data_dir: Path
     log: Path
+    clients: list[Client] = field(default_factory=list)
+
+    def connect(self, headers: Mapping[str, str] | None = None) -> Client:
+        """Returns a client of the server, which is closed with its launcher."""
+        self.clients.append(Client(self.base_url, dict(headers or {})))
+        return self.clients[-1]
 
     def stop(self) -> int:
         """Ends the server as a service manager would, and returns its exit code."""
@@ -90,25 +97,58 @@ class Launcher:
     ) -> tuple[subprocess.Popen[str] | ForkedServer, IO[str]]:
         """Starts a process; returns it, and the pipe to which it prints."""
         with log.open("w") as stderr:
-            if _are_forked and (template := shared_template()).can_start(environment):
-                return template.start(command, environment, stderr)
-            process = subprocess.Popen(
-                command,
-                stdout=subprocess.PIPE,
-                stderr=stderr,
-                stdin=subprocess.DEVNULL,
-                text=True,
-                env=environment,
-                start_new_session=True,
-            )
-        assert process.stdout is not None
-        return process, process.stdout
+            return _start(command, environment, stderr)
 
     def stop_all(self) -> None:
-        """Ends the servers that still run."""
+        """Ends the servers that still run, and closes their clients."""
         for server in self.servers:
             if server.process.poll() is None:
                 server.stop()
+            for client in server.clients:
+                client.close()
+
+
+def _start(
+    command: list[str], environment: Mapping[str, str], stderr: IO[str]
+) -> tuple[subprocess.Popen[str] | ForkedServer, IO[str]]:
+    if _are_forked and (template := shared_template()).can_start(environment):
+        return template.start(command, environment, stderr)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        env=environment,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    return process, process.stdout
+
+
+def run_command(*words: object, **env: str) -> subprocess.CompletedProcess[str]:
+    """Runs the console command to its end, in a process of its own, with these variables besides.
+
+    It is forked as servers are: a command that is started spends a second with imports.
+    """
+    command = [str(COMMAND), *map(str, words)]
+    with tempfile.TemporaryFile("w+") as stderr:
+        process, stdout = _start(command, {**os.environ, **env}, stderr)
+        with stdout:
+            printed = stdout.read()
+        code = process.wait(START_TIMEOUT)
+        stderr.seek(0)
+        return subprocess.CompletedProcess(command, code, printed, stderr.read())
+
+
+def failed_start(data_dir: Path, *flags: str) -> str:
+    """Starts a server that cannot start, and returns the sentence that it says."""
+    done = run_command("serve", "--port", "0", "--data-dir", data_dir, *flags)
+    assert (done.returncode, done.stdout) == (1, ""), done.stderr
+    assert "Traceback" not in done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("Error: ")
+    return last
 
 
 @contextmanager

@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import socket
-import subprocess
 from pathlib import Path
 
 import httpx
@@ -21,9 +20,7 @@ from era_kernels.install.readiness import prepare, select_languages
 from era_kernels.kernels.languages import Languages
 from era_kernels.setting_errors import env_variable, flag_name
 from era_kernels.settings import Settings
-from tests.server_process import COMMAND, Launcher
-
-pytestmark = pytest.mark.command
+from tests.server_process import Launcher, failed_start, run_command
 
 TOKEN = "0123456789abcdef"
 KERNEL = {"argv": ["{python}", "-c", "pass"], "display_name": "Mini", "language": "mini"}
@@ -37,18 +34,6 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
             monkeypatch.delenv(name)
     monkeypatch.setenv("ERA_DATA_DIR", str(tmp_path / "data"))
     monkeypatch.setenv("ERA_PORT", "0")
-
-
-def called(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-    """The command in a process of its own, with these variables besides."""
-    return subprocess.run(
-        [COMMAND, *arguments],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        env={**os.environ, **env},
-    )
 
 
 def invoked(*arguments: str) -> Result:
@@ -67,9 +52,10 @@ def kernelspec(directory: Path, **changes: object) -> str:
 # ---------------------------------------------------------------- help and mistakes
 
 
+@pytest.mark.command
 def test_version() -> None:
     """`--version` prints the name and the version."""
-    assert called("--version").stdout == f"era-kernels, version {__version__}\n"
+    assert run_command("--version").stdout == f"era-kernels, version {__version__}\n"
 
 
 @pytest.mark.parametrize("command", ["serve", "doctor"])
@@ -101,9 +87,10 @@ def test_misuse(arguments: list[str], expected: str) -> None:
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.command
 def test_misuse_of_the_command() -> None:
     """The command in a process of its own ends in the same way."""
-    done = called("serve", "--port", "x")
+    done = run_command("serve", "--port", "x")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("Error: port (from --port)")
     assert done.stderr.count("\n") == 1
@@ -138,15 +125,29 @@ def test_refusal(monkeypatch: pytest.MonkeyPatch, problem: Exception) -> None:
 # ---------------------------------------------------------------- serve
 
 
-def test_ready_line(launcher: Launcher) -> None:
-    """One line on stdout: the address with the port that was taken, isolation, languages."""
-    server = launcher.start()
+@pytest.mark.command
+def test_serve(launcher: Launcher) -> None:
+    """One line on stdout, settings by flag and variable, and a log in JSON.
+
+    The line has the address with the port that was taken, isolation and languages.
+    """
+    flags = ("--max-queue", "7", "--log-format", "json")
+    server = launcher.start(*flags, env={"ERA_MAX_JSON_BODY": "2M"})
     assert server.ready_line.startswith(f"era-kernels on {server.base_url} (")
     assert not server.base_url.endswith(":0")
     isolation = httpx.get(f"{server.base_url}/health").json()["isolation"]
     assert f"isolation tier {isolation['tier']}" in server.ready_line
     assert "starting" in (first := server.log_text.splitlines()[0])
     assert str(server.data_dir) in first
+    reported = httpx.get(f"{server.base_url}/api/limits").json()
+    assert (reported["max_queue"], reported["max_json_body"]) == (7, 2 * 1024 * 1024)
+    assert set(reported) == set(Settings.load().limits())
+    server.stop()
+    lines = [json.loads(line) for line in server.log_text.splitlines()]
+    answered = [line for line in lines if line["message"] == "answered"]
+    assert [(one["path"], one["status"]) for one in answered] == [
+        ("/health", 200), ("/api/limits", 200)
+    ]  # fmt: skip
 
 
 def test_no_isolation(launcher: Launcher) -> None:
@@ -158,9 +159,7 @@ def test_no_isolation(launcher: Launcher) -> None:
 
 def test_no_isolation_unwanted(tmp_path: Path) -> None:
     """Without isolation there is no server, unless that was asked for."""
-    done = called("serve", "--strongest-tier", "4", "--data-dir", str(tmp_path), "--port", "0")
-    assert done.returncode == 1
-    assert "--allow-unsandboxed" in done.stderr
+    assert "--allow-unsandboxed" in failed_start(tmp_path, "--strongest-tier", "4")
 
 
 def test_weak_tier_3(tmp_path: Path) -> None:
@@ -170,15 +169,14 @@ def test_weak_tier_3(tmp_path: Path) -> None:
     """
     (tmp_path / "d").mkdir(0o700)
     is_root = os.geteuid() == 0
-    flags = ("--strongest-tier", "3", "--data-dir", str(tmp_path / "d" / "data"), "--port", "0")
-    done = called("serve", *flags)
-    assert done.returncode == 1
-    assert ("CAP_DAC_READ_SEARCH" if is_root else "one uid for all sessions") in done.stderr
-    assert "--min-tier 3" in done.stderr
-    done = called("doctor", *flags)
+    told = failed_start(tmp_path / "d" / "data", "--strongest-tier", "3")
+    assert ("CAP_DAC_READ_SEARCH" if is_root else "one uid for all sessions") in told
+    assert "--min-tier 3" in told
+    flags = ("--strongest-tier", "3", "--data-dir", tmp_path / "d" / "data", "--port", "0")
+    done = run_command("doctor", *flags)
     assert done.returncode == 1
     assert "Start with --min-tier 3" in done.stdout
-    done = called("doctor", *flags, "--min-tier", "3")
+    done = run_command("doctor", *flags, "--min-tier", "3")
     assert done.returncode == 0, done.stdout
     missing = "code has CAP_DAC_READ_SEARCH" if is_root else "all sessions have the server's uid"
     assert missing in done.stdout
@@ -186,22 +184,18 @@ def test_weak_tier_3(tmp_path: Path) -> None:
 
 def test_no_isolation_to_try(tmp_path: Path) -> None:
     """Settings that leave no tier are reported as such: the host is not to blame."""
-    flags = ("--strongest-tier", "2", "--min-tier", "1", "--data-dir", str(tmp_path))
-    done = called("serve", *flags, "--port", "0")
-    assert done.returncode == 1
-    assert "strongest_tier (2)" in done.stderr
-    assert "min_tier" in done.stderr
-    assert "host" not in done.stderr
+    told = failed_start(tmp_path, "--strongest-tier", "2", "--min-tier", "1")
+    assert "strongest_tier (2)" in told
+    assert "min_tier" in told
+    assert "host" not in told
 
 
-def test_port_in_use() -> None:
+def test_port_in_use(tmp_path: Path) -> None:
     """A taken port is one sentence and exit code 1."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        done = called("serve", "--port", str(port))
-    assert (done.returncode, done.stdout) == (1, "")
-    assert f"cannot listen on 127.0.0.1 port {port}" in done.stderr.splitlines()[-1]
-    assert "Traceback" not in done.stderr
+        port = str(taken.getsockname()[1])
+        told = failed_start(tmp_path / "data", "--port", port)
+    assert f"cannot listen on 127.0.0.1 port {port}" in told
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -215,31 +209,13 @@ def test_signals(launcher: Launcher, number: signal.Signals) -> None:
     assert "Traceback" not in server.log_text
 
 
-def test_limits_are_the_settings(launcher: Launcher) -> None:
-    """`GET /api/limits` shows what flags, environment and file made of the settings."""
-    server = launcher.start("--max-queue", "7", env={"ERA_MAX_JSON_BODY": "2M"})
-    reported = httpx.get(f"{server.base_url}/api/limits").json()
-    assert (reported["max_queue"], reported["max_json_body"]) == (7, 2 * 1024 * 1024)
-    assert set(reported) == set(Settings.load().limits())
-
-
-def test_json_logs(launcher: Launcher) -> None:
-    """With `--log-format json` every line on stderr is an object."""
-    server = launcher.start("--log-format", "json")
-    httpx.get(f"{server.base_url}/health")
-    server.stop()
-    lines = [json.loads(line) for line in server.log_text.splitlines()]
-    [answered] = [line for line in lines if line["message"] == "answered"]
-    assert (answered["path"], answered["status"]) == ("/health", 200)
-
-
 # ---------------------------------------------------------------- install
 
 
 def test_install_everything(tmp_path: Path) -> None:
     """Without a name every language is tried; with one ready it is a success."""
     no_index = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(tmp_path)}
-    done = called("install", "--plain", "--toolchain-dir", str(tmp_path), **no_index)
+    done = run_command("install", "--plain", "--toolchain-dir", str(tmp_path), **no_index)
     assert done.returncode == 0, done.stderr
     told = {line.split()[0].rstrip(":") for line in done.stdout.splitlines() if "ready" in line}
     assert told == {language.name for language in Languages.load()}
@@ -248,14 +224,14 @@ def test_install_everything(tmp_path: Path) -> None:
 def test_install_takes_aliases_once(tmp_path: Path) -> None:
     """Names and aliases in any case choose languages, each once."""
     specs = kernelspec(tmp_path, metadata={"era_kernels": {"aliases": ["mi"]}})
-    done = called("install", "mini", "MI", "--kernelspec-dirs", specs)
+    done = run_command("install", "mini", "MI", "--kernelspec-dirs", specs)
     assert (done.returncode, done.stdout) == (0, "mini: ready\n")
 
 
 def test_install_of_what_is_missing(tmp_path: Path) -> None:
     """A named language that cannot run is reported with the reason, and exit code 1."""
     specs = kernelspec(tmp_path, argv=["no-such-program"])
-    done = called("install", "mini", "--kernelspec-dirs", specs)
+    done = run_command("install", "mini", "--kernelspec-dirs", specs)
     assert done.returncode == 1
     assert done.stdout == "mini: not ready: the program no-such-program is not installed\n"
 
@@ -276,44 +252,41 @@ def test_install_really_imports(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- doctor
 
 
-def test_doctor() -> None:
-    """On a host of the tests the server can run; the strength of the isolation is reported."""
-    done = called("doctor")
+def test_doctor(tmp_path: Path) -> None:
+    """On a host of the tests the server can run; what it has is told, and nothing is made.
+
+    Of the memory it tells what one session and all together may use, as the host has it.
+    """
+    done = run_command("doctor")
     assert done.returncode == 0, done.stdout
     assert "isolation: " in done.stdout
     assert done.stdout.endswith("The server can run.\n")
-
-
-def test_doctor_for_programs() -> None:
-    """`--json` is one object with the verdict and every finding."""
-    reported = json.loads(called("doctor", "--json").stdout)
-    assert reported["can_serve"] is True
-    assert {finding["level"] for finding in reported["findings"]} <= set(Level)
-    subjects = {finding["subject"] for finding in reported["findings"]}
-    assert subjects >= {"interpreter", "data directory", "disk", "address", "memory", "isolation"}
-
-
-def test_doctor_tells_the_memory() -> None:
-    """What one session and all together may use, as set, or as the host's memory has it."""
-    (told,) = (line for line in called("doctor").stdout.splitlines() if " memory: " in line)
+    (told,) = (line for line in done.stdout.splitlines() if " memory: " in line)
     assert re.search(
         r"GiB for a session \(session_memory\), .* all together \(server_memory\)", told
     )
-    asked = called("doctor", "--session-memory", "1536M", "--server-memory", "3G").stdout
-    assert "1.5 GiB for a session (session_memory), 3.0 GiB for all together" in asked
-
-
-def test_doctor_leaves_nothing(tmp_path: Path) -> None:
-    """Looking makes no data directory."""
-    called("doctor")
     assert not (tmp_path / "data").exists()
+
+
+def test_doctor_for_programs() -> None:
+    """`--json` is one object with the verdict and every finding, here with memory as it is set."""
+    memory = ("--session-memory", "1536M", "--server-memory", "3G")
+    reported = json.loads(run_command("doctor", "--json", *memory).stdout)
+    assert reported["can_serve"] is True
+    assert {finding["level"] for finding in reported["findings"]} <= set(Level)
+    texts = {finding["subject"]: finding["text"] for finding in reported["findings"]}
+    assert set(texts) >= {
+        "interpreter", "data directory", "disk", "address", "memory", "isolation"
+    }  # fmt: skip
+    asked = "1.5 GiB for a session (session_memory), 3.0 GiB for all together"
+    assert asked in texts["memory"]
 
 
 def test_doctor_says_no(tmp_path: Path) -> None:
     """Where the server cannot run, the exit code is 1 and every problem comes with advice."""
     blocked = tmp_path / "file"
     blocked.touch()
-    done = called("doctor", "--json", "--data-dir", str(blocked / "data"))
+    done = run_command("doctor", "--json", "--data-dir", str(blocked / "data"))
     reported = json.loads(done.stdout)
     broken = [one for one in reported["findings"] if one["level"] == Level.BROKEN]
     assert (done.returncode, reported["can_serve"]) == (1, False)
@@ -327,7 +300,7 @@ def test_doctor_knows_what_the_walls_allow(tmp_path: Path) -> None:
     specs = kernelspec(tmp_path, metadata=metadata)
     for tier, level in (("1", "ok"), ("3", "lacks")):
         options = ("--kernelspec-dirs", specs, "--strongest-tier", tier, "--min-tier", "3")
-        reported = json.loads(called("doctor", "--json", *options).stdout)
+        reported = json.loads(run_command("doctor", "--json", *options).stdout)
         by_subject = {one["subject"]: one for one in reported["findings"]}
         if by_subject["isolation"]["text"] != f"tier {tier}":
             pytest.skip(f"this host has no tier {tier}")
@@ -339,7 +312,7 @@ def test_doctor_beside_a_server(launcher: Launcher) -> None:
     """A directory and port that a server of ours uses are no reason to say that it cannot run."""
     server = launcher.start()
     port = server.base_url.rpartition(":")[2]
-    done = called("doctor", "--data-dir", str(server.data_dir), "--port", port)
+    done = run_command("doctor", "--data-dir", str(server.data_dir), "--port", port)
     assert done.returncode == 0, done.stdout
     assert "in use by a server that runs" in done.stdout
     assert httpx.get(f"{server.base_url}/health").status_code == 200
@@ -348,7 +321,7 @@ def test_doctor_beside_a_server(launcher: Launcher) -> None:
 def test_doctor_finds_a_taken_port() -> None:
     """A port that something else uses is."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        done = called("doctor", "--port", str(taken.getsockname()[1]))
+        done = run_command("doctor", "--port", str(taken.getsockname()[1]))
     assert done.returncode == 1
     assert "Choose another with --host and --port" in done.stdout
 
@@ -356,7 +329,7 @@ def test_doctor_finds_a_taken_port() -> None:
 def test_doctor_finds_broken_kernelspecs(tmp_path: Path) -> None:
     """A kernelspec that cannot be read would stop the server."""
     specs = kernelspec(tmp_path, argv=[])
-    done = called("doctor", "--kernelspec-dirs", specs)
+    done = run_command("doctor", "--kernelspec-dirs", specs)
     assert done.returncode == 1
     assert "kernel.json" in done.stdout
 
@@ -366,7 +339,7 @@ def test_doctor_leaves_out_broken_kernelspecs_of_others(tmp_path: Path) -> None:
     folder = tmp_path / "kernels" / "mini"
     folder.mkdir(parents=True)
     (folder / "kernel.json").write_text("{")
-    done = called("doctor", "--port", "0", "--kernelspec-dirs", str(tmp_path))
+    done = run_command("doctor", "--port", "0", "--kernelspec-dirs", str(tmp_path))
     assert done.returncode == 0, done.stdout
     assert "mini/kernel.json" in done.stdout
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from era_kernels import json_codec
 from era_kernels.errors import InvalidJson, InvalidRequest, TooLarge
 from era_kernels.json_incremental import iterparse_strictly
+from tests.test_json_incremental import result_of
 
 # Makes a body a large one, which is parsed in steps.
 LONG_PADDING = b" " * json_codec.LARGE_BYTES + b"\n"
@@ -40,24 +41,10 @@ def test_empty(body: bytes) -> None:
     assert json_codec.loads_object(body) == {}
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        b"{", b"{'a':1}", b'{"a":1,}', b'{"a":01}', b'{"a":1} x', b'{"a":"\n"}', b'{"a":"\xff"}',
-        b'{"a":NaN}', b'{"a":Infinity}', b'{"a":-Infinity}', b'{"a":1e999}',
-        b'{"a":"\\ud800"}', b'{"\\uDFFF":1}', b'{"a":["\\ud83d\\u0041"]}', b"\x00", b'{"a":+1}',
-        b'{"a":' + b"9" * 5000 + b"}",
-    ],
-)  # fmt: skip
-def test_malformed(body: bytes) -> None:
-    """What is not JSON, or is no number or no character, is INVALID_JSON."""
-    with pytest.raises(InvalidJson):
-        json_codec.loads_object(body)
-
-
 MISTAKES = [
     b"{", b"{'a':1}", b'{"a":1,}', b'{"a":01}', b'{"a":1} x', b'{"a":"\n"}', b'{"a":"\xff"}',
-    b'{"a":NaN}', b'{"a":[1,2,Infinity]}', b'{"a":-Infinity}', b'{"a":1e999}', b'{"a":[-1e400,1]}',
+    b'{"a":NaN}', b'{"a":Infinity}', b'{"a":[1,2,Infinity]}', b'{"a":-Infinity}', b'{"a":1e999}',
+    b'{"a":[-1e400,1]}',
     b'{"a":"\\ud800"}', b'{"\\uDFFF":1}', b'{"a":["\\ud83d\\u0041"]}', b"\x00", b'{"a":+1}',
     b'{"a":' + b"9" * 5000 + b"}", b"{}{}", b'{"a":[1 2]}', b'{"a" 1}', b'{"a":1 "b":2}',
     b"{1:2}",
@@ -68,8 +55,13 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize("body", MISTAKES)
-async def test_mistakes_in_a_large_body(body: bytes) -> None:
-    """A body that is parsed in steps is refused in the very words for a small one."""
+async def test_malformed(body: bytes) -> None:
+    """What is not JSON, or is no number or no character, is INVALID_JSON.
+
+    A body that is parsed in steps is refused in the very words for a small one.
+    """
+    with pytest.raises(InvalidJson):
+        json_codec.loads_object(body)
     with pytest.raises(InvalidJson) as small:
         json_codec.loads_object(b" \n" + body)
     with pytest.raises(InvalidJson) as large:
@@ -79,12 +71,7 @@ async def test_mistakes_in_a_large_body(body: bytes) -> None:
 
 def loads_in_steps(body: bytes) -> Any:
     """What the parser for large bodies makes of any body."""
-    steps = iterparse_strictly(body, json_codec.MAX_VALUES, json_codec.MAX_DEPTH)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as stop:
-            return stop.value
+    return result_of(iterparse_strictly(body, json_codec.MAX_VALUES, json_codec.MAX_DEPTH))
 
 
 @given(VALUES, st.booleans(), st.sampled_from([None, 1]))
@@ -116,24 +103,27 @@ async def test_large_and_empty(body: bytes) -> None:
         await json_codec.loads_array_async(body)
 
 
-NAMES = b",".join(b'"%d":1' % n for n in range(500_000))
+MOST = 20_000  # names and items in these bodies; the real bound is tried through a server
+NAMES = LONG_PADDING + b",".join(b'"%d":1' % n for n in range(MOST // 2))
 
 
 @pytest.mark.parametrize(
     "inside",
     [
-        b"[%b0]" % (b"0," * 499_997), b"[%b{}]" % (b"[]," * 499_997),
-        b'[%b""]' % (b'"",' * 499_997),
-        b"[%b[]]" % (b"[0]," * 249_998 + b"0,"), b"[%b0]" % (b" [ ] ,\n" * 499_997),
-        b"[%b0]" % (b'{"a":1},' * 249_998 + b"0,"),
+        b"[%b0]" % (b"0," * (MOST // 2 - 3)), b"[%b{}]" % (b"[]," * (MOST // 2 - 3)),
+        b'[%b""]' % (b'"",' * (MOST // 2 - 3)),
+        b"[%b[]]" % (b"[0]," * (MOST // 4 - 2) + b"0,"),
+        b"[%b0]" % (b" [ ] ,\n" * (MOST // 2 - 3)),
+        b"[%b0]" % (b'{"a":1},' * (MOST // 4 - 2) + b"0,"),
     ],
     ids=range(6),
 )  # fmt: skip
-async def test_names_and_items_are_counted(inside: bytes) -> None:
-    """A million of both together are taken, and not one more."""
+async def test_names_and_items_are_counted(monkeypatch: pytest.MonkeyPatch, inside: bytes) -> None:
+    """As many of both together as may be are taken, and not one more."""
+    monkeypatch.setattr(json_codec, "MAX_VALUES", MOST)
     body = b'{"a":%b,%b}' % (inside, NAMES)
-    assert len(await json_codec.loads_object_async(body)) == 500_001
-    with pytest.raises(TooLarge, match="1000000"):
+    assert len(await json_codec.loads_object_async(body)) == MOST // 2 + 1
+    with pytest.raises(TooLarge, match=str(MOST)):
         await json_codec.loads_object_async(body[:-1] + b',"b":[1]}')
 
 

@@ -37,7 +37,7 @@ def facts(server: Server) -> dict[str, object]:
     return {
         "status": {name: status[name] for name in INHERITED},
         "limits": (folder / "limits").read_text(),
-        "cgroup": (folder / "cgroup").read_text(),
+        "cgroup": re.sub(r"(?<=\.era-)\w+", "…", (folder / "cgroup").read_text()),
         "cwd": (folder / "cwd").readlink(),
         "exe": (folder / "exe").readlink(),
         "oom": (folder / "oom_score_adj").read_text(),
@@ -61,28 +61,33 @@ def server(launcher: Launcher, is_forked: bool) -> Iterator[Server]:
 
 
 def test_the_process_is_the_same(launcher: Launcher) -> None:
-    """Its signals, limits, groups, folder, session and descriptors are the same."""
+    """Its signals, limits, groups, folder, session and descriptors are the same.
+
+    Where variables count for the start of an interpreter, the command starts the server. Of both
+    the number of the signal that ended them is told, as subprocess tells it.
+    """
+    fork_servers(True)
+    assert shared_template().can_start({**os.environ, "ERA_MAX_QUEUE": "7"})
     found = []
-    for is_forked in (True, False):
-        fork_servers(is_forked)
-        server = launcher.start()
-        assert isinstance(server.process, ForkedServer) == is_forked
+    for kind, env in ((ForkedServer, {}), (subprocess.Popen, {"PYTHONHASHSEED": "1"})):
+        server = launcher.start(env=env)
+        assert isinstance(server.process, kind)
         found.append(facts(server))
-        server.stop()
+        server.kill()
+        assert server.process.wait(1) == -signal.SIGKILL
     assert found[0] == found[1]
 
 
 def test_flags_and_environment_count(server: Server) -> None:
-    """Flags come before variables; both reach the server."""
+    """Flags come before variables; both reach the server.
+
+    Its exit code is told, also to who asks again; a signal to one that has ended is nothing.
+    """
     with closing(Client(server.base_url)) as client:
         run = client.session("python").run("import os; print(os.environ.get('ERA_MAX_QUEUE'))")
     assert run["stdout"] == "None\n"
     assert "isolation" in server.log_text
     assert not server.log_text.startswith("{")
-
-
-def test_it_is_waited_for(server: Server) -> None:
-    """The exit code is told, also to who asks again; a signal to one that has ended is nothing."""
     assert server.process.poll() is None
     with pytest.raises(subprocess.TimeoutExpired):
         server.process.wait(0.1)
@@ -91,22 +96,8 @@ def test_it_is_waited_for(server: Server) -> None:
     server.process.send_signal(signal.SIGKILL)
 
 
-def test_it_is_killed(server: Server) -> None:
-    """The number of the signal is told, as subprocess tells it."""
-    server.kill()
-    assert server.process.wait(1) == -signal.SIGKILL
-
-
 def test_it_cannot_start(launcher: Launcher, is_forked: bool) -> None:
     """What a server that does not start writes is in the error."""
     fork_servers(is_forked)
     with pytest.raises(RuntimeError, match="max-queue"):
         launcher.start("--max-queue", "many")
-
-
-def test_another_interpreter_is_not_forked(launcher: Launcher) -> None:
-    """Where variables count for the start of an interpreter, the command starts the server."""
-    fork_servers(True)
-    assert shared_template().can_start({**os.environ, "ERA_MAX_QUEUE": "7"})
-    server = launcher.start(env={"PYTHONHASHSEED": "1"})
-    assert isinstance(server.process, subprocess.Popen)

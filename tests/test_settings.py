@@ -319,26 +319,21 @@ def test_every_kind_of_mistake_has_a_sentence() -> None:
                 assert "a valid value" not in str(problem), (name, value)
 
 
-def test_unknown_key_in_the_file(tmp_path: Path) -> None:
-    """A misspelt key is refused by name, with the one that was probably meant."""
-    said = refusal(config=written(tmp_path / "era.toml", "max_ques = 1"))
-    assert said.startswith('There is no setting "max_ques"')
-    assert said.endswith("Did you mean max_queue?")
-
-
-def test_config_is_not_of_the_file(tmp_path: Path) -> None:
-    """A file cannot name another file."""
-    said = refusal(config=written(tmp_path / "era.toml", 'config = "x"'))
-    assert said.startswith('There is no setting "config"')
-
-
-@pytest.mark.parametrize("text", ["port =", "port = 1\nport = 2"])
-def test_broken_file(tmp_path: Path, text: str) -> None:
-    """A file that is no TOML is refused with its path and the place in it."""
+@pytest.mark.parametrize(
+    ("text", "begin", "part"),
+    [
+        ("max_ques = 1", 'There is no setting "max_ques"', "Did you mean max_queue?"),
+        ('config = "x"', 'There is no setting "config"', ""),  # it cannot name another file
+        ("port =", "The configuration file {0} is no TOML", "(at "),
+        ("port = 1\nport = 2", "The configuration file {0} is no TOML", "(at "),
+    ],
+)
+def test_mistakes_in_the_file(tmp_path: Path, text: str, begin: str, part: str) -> None:
+    """A key that is misspelt or none is refused by name, what is no TOML with its place."""
     file = written(tmp_path / "era.toml", text)
     said = refusal(config=file)
-    assert said.startswith(f"The configuration file {file} is no TOML")
-    assert "(at " in said
+    assert said.startswith(begin.format(file))
+    assert part in said
 
 
 def test_missing_file(tmp_path: Path) -> None:

@@ -56,21 +56,13 @@ def test_crash():
 """
 
 
-def run(directory: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+PLUGINS = ("xdist", "tests.strict_skips", "tests.worker_schedule", "tests.stalls")
+
+
+def run(directory: Path, *flags: str, strict: str = "1") -> subprocess.CompletedProcess[str]:
     """Runs pytest on the tests of a directory, without the plugins that they do not need."""
-    plugins = (
-        "-p",
-        "xdist",
-        "-p",
-        "tests.strict_skips",
-        "-p",
-        "tests.worker_schedule",
-        "-p",
-        "tests.stalls",
-        "-p",
-        "no:cacheprovider",
-    )
-    env = {VARIABLE: "1", "PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    plugins = [word for name in (*PLUGINS, "no:cacheprovider") for word in ("-p", name)]
+    env = {VARIABLE: strict, "PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     return subprocess.run(
         [sys.executable, "-m", "pytest", *plugins, "-o", "markers=alone\ntimed", *flags, directory],
         cwd=directory,

@@ -11,7 +11,6 @@ from era_kernels.concurrency.single_flight import SingleFlight
 
 async def test_callers_share_one_task() -> None:
     """Callers that come while the task runs get its result; a cancelled one spoils nothing."""
-
     gate = asyncio.Event()
     starts = 0
 
@@ -32,7 +31,6 @@ async def test_callers_share_one_task() -> None:
 
 async def test_callers_share_a_failure() -> None:
     """Each caller sees the failure, and the next caller starts a new task."""
-
     starts = 0
 
     async def job() -> None:

@@ -11,7 +11,6 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from tests.egress import outbound_attacks
 from tests.egress import small_internet as net
 from tests.egress.outbound_code import CODE
 from tests.server_process import Launcher, temporary_launcher
+from tests.waiting import wait_until
 
 PACKET_WAYS = ("tcp", "udp", "tcp_bound", "udp_to_interface")
 ADDRESSES = {
@@ -96,15 +96,6 @@ def find_pasta(server_pid: int) -> list[psutil.Process]:
     return [one for one in below if "passt" in one.name() or "pasta" in one.name()]
 
 
-def comes_true(condition: Callable[[], object], seconds: float = 10) -> bool:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
-    return True
-
-
 def walls_of(pasta: psutil.Process) -> Results:
     """Returns what pasta may, as Linux tells it."""
     fields = dict(
@@ -136,7 +127,7 @@ def try_switching(client: Client, pid: int) -> None:
     answers += attempt(session, [("by_name", "rebinding.example")] * 1)
     report("rebinding", {"answers": answers})
     net.add_address("45.33.32.77")
-    reached = comes_true(lambda: attempt(session, [("tcp", "45.33.32.77")]) != ["host"], 5)
+    reached = wait_until(lambda: attempt(session, [("tcp", "45.33.32.77")]) != ["host"], 5)
     report("a new address of the host", {"refused": reached})
     session.run(f"held = hold('{net.PUBLIC}')[0]; by_proxy = hold_by_proxy('{net.PUBLIC}')[0]")
     patch(session, allowInternetAccess=False)
@@ -191,19 +182,19 @@ def try_deaths(client: Client, pid: int) -> None:
         killed = mine if victim == "pasta" else mine.parent()
         assert killed is not None
         killed.send_signal(signal.SIGKILL)
-        gone = comes_true(lambda: mine.pid not in psutil.pids())  # noqa: B023 - called at once
-        again = comes_true(lambda: attempt(session, [("tcp", net.PUBLIC)]) == ["world"])
+        gone = wait_until(lambda: mine.pid not in psutil.pids())  # noqa: B023 - called at once
+        again = wait_until(lambda: attempt(session, [("tcp", net.PUBLIC)]) == ["world"])
         ends = session.run("print(json.dumps(wait_for_end(held)))")["stdout"]
         session.run(f"held = hold('{net.PUBLIC}')[0]")
         report(f"{victim} killed", {"gone": gone, "again": again, "end": json.loads(ends)})
     net.add_address("45.33.32.79")  # the filter is not that of the keeper that was killed
-    refused = comes_true(lambda: attempt(session, [("tcp", "45.33.32.79")]) != ["host"], 5)
+    refused = wait_until(lambda: attempt(session, [("tcp", "45.33.32.79")]) != ["host"], 5)
     report("an address after the keeper's death", {"refused": refused})
     session.delete()
     left = [one.pid for one in find_pasta(pid)]
     report("one of two deleted", {"left": len(left), "is the other's": left[0] in kept})
     other.run("import os; os._exit(1)")
-    report("kernel ended", {"pasta": comes_true(lambda: not find_pasta(pid))})
+    report("kernel ended", {"pasta": wait_until(lambda: not find_pasta(pid))})
 
 
 def _serves(pasta: psutil.Process, session: SessionClient, pid: int) -> bool:
@@ -223,7 +214,7 @@ def try_exceptions(launcher: Launcher) -> None:
     pid = server.process.pid
     (pasta,) = find_pasta(pid)
     server.kill()
-    report("server killed", {"gone": comes_true(lambda: not psutil.pid_exists(pasta.pid))})
+    report("server killed", {"gone": wait_until(lambda: not psutil.pid_exists(pasta.pid))})
     server = launcher.start()
     client = Client(server.base_url)
     session = client.session("python")

@@ -251,8 +251,12 @@ def test_a_directory_that_cannot_be_written(place: Place) -> None:
 # ---------------------------------------------------------------- SIGKILL
 
 
-def _kill_at_random(place: Place, rounds: int, longest: float) -> None:
-    """Kills installers at random moments; then one goes to its end, and all is whole."""
+@pytest.mark.parametrize(
+    ("rounds", "longest"),
+    [(3, 2), pytest.param(40, 6, marks=[pytest.mark.long, pytest.mark.timeout(600)])],
+)
+def test_killed(place: Place, rounds: int, longest: float) -> None:
+    """Installers that are killed at any moment leave what the next one goes on with."""
     generator = random.Random(place.root.name)
     slow = "sleep 0.2; echo begun > part; sleep 0.1; cat part > {0}; sleep 0.2"
     steps = "".join(step(name, slow.format(name), name) for name in ("one", "two"))
@@ -275,18 +279,6 @@ def _kill_at_random(place: Place, rounds: int, longest: float) -> None:
     assert sum(len((place.directory(one) / "bin" / one).read_bytes()) for one in ("alpha", "beta"))
     leftovers = [path.name for path in place.toolchains.rglob("*") if "partial" in path.name]
     assert leftovers == []
-
-
-def test_killed(place: Place) -> None:
-    """An installer that is killed at any moment leaves what the next one goes on with."""
-    _kill_at_random(place, rounds=3, longest=2)
-
-
-@pytest.mark.long
-@pytest.mark.timeout(600)
-def test_killed_often(place: Place) -> None:
-    """The same, forty times."""
-    _kill_at_random(place, rounds=40, longest=6)
 
 
 def test_killed_installers_leave_no_processes(place: Place) -> None:

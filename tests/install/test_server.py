@@ -14,8 +14,6 @@ from tests.install.places import Place, step
 from tests.install.test_install import BUILD
 from tests.server_process import Launcher
 
-pytestmark = pytest.mark.command
-
 CODE = """
 import os
 print(open({path!r}).read(), end="")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,8 @@ from era_kernels.kernels.languages import Languages
 from era_kernels.kernels.machine import KernelHost, Machine
 from era_kernels.models import Limits, SessionPaths
 from era_kernels.sandbox.server.sandboxes import Sandboxes
-from tests.conftest import open_loop
+from tests.conftest import entered, loop
+from tests.kernels.scripted_kernel import OpenHarness, open_harness
 
 LANGUAGE = "python"
 
@@ -38,11 +40,7 @@ def make_paths(directory: Path) -> SessionPaths:
     return paths
 
 
-@pytest.fixture(scope="module")
-def io_loop() -> Iterator[IOLoop]:
-    """The loop of a module: what is opened in one test lives on in the next."""
-    with open_loop() as io_loop:
-        yield io_loop
+io_loop = pytest.fixture(loop, scope="module")
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +49,8 @@ def host(io_loop: IOLoop) -> Iterator[KernelHost]:
     reason = languages.resolve(LANGUAGE).default.unavailable_reason
     if reason is not None:
         pytest.skip(reason)
-    manager = open_host(languages)
-    yield io_loop.run_sync(manager.__aenter__)
-    io_loop.run_sync(lambda: manager.__aexit__(None, None, None))
+    with entered(io_loop, open_host(languages)) as host:
+        yield host
 
 
 @pytest.fixture(scope="module")
@@ -66,3 +63,9 @@ def machine(
     machine = io_loop.run_sync(lambda: host.open(LANGUAGE, paths, Limits(), environment))
     yield machine
     io_loop.run_sync(machine.aclose)
+
+
+@pytest.fixture
+def run_in_harness(tmp_path: Path) -> OpenHarness:
+    """Opens a kernel that does what a script says, in the directory of the test."""
+    return partial(open_harness, tmp_path)

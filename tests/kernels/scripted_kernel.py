@@ -6,7 +6,7 @@ import asyncio
 import socket as sockets
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +170,9 @@ class KernelHarness:
             async for batch in self.kernel.execute(make_request(timeout, number))
             for item in batch
         ]
+
+
+OpenHarness = Callable[..., AbstractAsyncContextManager[KernelHarness]]  # takes a script
 
 
 def make_request(timeout: float = 30.0, number: int = 1) -> KernelRequest:

@@ -32,7 +32,16 @@ pytestmark = pytest.mark.timeout(30)
 LONG_TIMEOUTS = replace(SHORT_TIMEOUTS, run_end=20.0)  # no timer but the watch ends these runs
 OWED = ExecutionEnd(137, state="lost", exit_info=ExitInfo(reason=NOT_ANSWERING))
 IDLE, BUSY = {"is_program_running": False}, {"is_program_running": True}
-DEADLINE = 3.0  # seconds; long enough for more questions than it takes
+USUAL_INTERVAL = answer_watch.ASK_INTERVAL
+SHORT_INTERVAL = 0.1  # seconds between two questions, where none is measured
+DEADLINE = 1.5  # seconds; long enough for more questions than it takes
+
+
+@pytest.fixture(autouse=True)
+def ask_soon(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """Questions come sooner than usual, except where a test measures them."""
+    if request.node.get_closest_marker("alone") is None:
+        monkeypatch.setattr(answer_watch, "ASK_INTERVAL", SHORT_INTERVAL)
 
 
 def say_nothing(scripted: ScriptedKernel, request: JupyterMessage) -> None:
@@ -210,8 +219,7 @@ async def test_output_that_waits_to_be_read(tmp_path: Path) -> None:
         async with aclosing(harness.kernel.execute(make_request())) as batches:
             async for batch in batches:
                 if not length:
-                    await asyncio.sleep(3)
-                    assert len(answers.asked_at) > 4
+                    await until(lambda: len(answers.asked_at) > 4)
                     harness.scripted.finish_run(harness.scripted.requests[0])
                 for item in batch:
                     if isinstance(item, Stdout):
@@ -241,22 +249,23 @@ async def test_half_an_end_is_left_to_the_other_timers(
     async with open_harness(tmp_path, say_nothing, LONG_TIMEOUTS) as harness:
         harness.scripted.on_control = end_by_half
         running = asyncio.create_task(harness.run())
-        await asyncio.sleep(2.5)
+        await asyncio.sleep(0.8)
         assert 2 <= len(answers.asked_at) <= 3  # control may overtake the others
         assert tasks_and_timers() == (0, 0)
         last(harness.scripted, harness.scripted.requests[0])
         assert await running == [ExecutionEnd(0)]
 
 
-async def test_quick_run_is_not_asked(tmp_path: Path) -> None:
+async def test_quick_run_is_not_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs that end soon cost no question, however many follow each other."""
+    monkeypatch.setattr(answer_watch, "ASK_INTERVAL", USUAL_INTERVAL)
     async with open_harness(
         tmp_path, lambda scripted, request: scripted.finish_run(request), LONG_TIMEOUTS
     ) as harness:
         for number in range(1, 30):
             assert await harness.run(number=number) == [ExecutionEnd(0)]
         assert tasks_and_timers() == (0, 0)
-        await asyncio.sleep(2 * answer_watch.ASK_INTERVAL)
+        await asyncio.sleep(2 * USUAL_INTERVAL)
         assert "activity_request" not in harness.scripted.request_types
 
 

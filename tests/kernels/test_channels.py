@@ -66,7 +66,6 @@ def _never(why: str) -> None:
 
 async def test_all_that_arrives_is_received_in_order(place: Path | None) -> None:
     """A burst comes whole and in order, also while we send in between."""
-
     async with connected_pair(place) as (channel, other, received):
         for number in range(2000):
             other.send(str(number).encode())
@@ -79,7 +78,6 @@ async def test_all_that_arrives_is_received_in_order(place: Path | None) -> None
 
 async def test_a_router_knows_the_identity(place: Path | None) -> None:
     """A ROUTER, which is what kernels have, reads and answers by the identity that we gave."""
-
     async with connected_pair(place, zmq.ROUTER) as (channel, other, received):
         channel.send([b"", b"a" * 255, b"b" * 256, b"c" * 100_000, b"last"])
         parts = await asyncio.to_thread(other.recv_multipart)
@@ -92,7 +90,6 @@ async def test_a_router_knows_the_identity(place: Path | None) -> None:
 @pytest.mark.parametrize("kind", [zmq.PUB, zmq.XPUB])
 async def test_a_publisher_is_subscribed_to(place: Path | None, kind: int) -> None:
     """A PUB or an XPUB sends all that it publishes; an XPUB sees the subscription."""
-
     async with connected_pair(place, kind, "SUB") as (_, other, received):
         if kind == zmq.XPUB:
             assert await asyncio.to_thread(other.recv) == b"\x01"
@@ -117,7 +114,6 @@ async def test_heartbeats_are_answered(place: Path | None) -> None:
 
 async def test_a_long_message_is_sent_in_the_background(place: Path | None) -> None:
     """32 MiB to a peer that reads late: the call returns at once, and all of it arrives."""
-
     async with connected_pair(place) as (channel, other, _):
         text = os.urandom(1 << 20) * 32
         channel.send([b"a", text])
@@ -127,7 +123,6 @@ async def test_a_long_message_is_sent_in_the_background(place: Path | None) -> N
 
 async def test_a_peer_that_reads_nothing_is_given_up(tmp_path: Path) -> None:
     """One message of any size may wait; when more is added to it, the peer counts as lost."""
-
     lost: list[str] = []
     context: zmq.Context[Any] = zmq.Context()
     other = context.socket(zmq.DEALER)
@@ -146,7 +141,6 @@ async def test_a_peer_that_reads_nothing_is_given_up(tmp_path: Path) -> None:
 
 async def test_pause_leaves_everything_for_later(place: Path | None) -> None:
     """A paused channel receives nothing and burns no time; resumed, it loses nothing."""
-
     async with connected_pair(place) as (channel, other, received):
         channel.pause()
         for number in range(100):
@@ -164,7 +158,6 @@ async def test_pause_leaves_everything_for_later(place: Path | None) -> None:
 
 async def test_receiver_may_pause_in_the_middle_of_a_burst(place: Path | None) -> None:
     """After a pause not one more message comes, whatever lies there already."""
-
     async with connected_pair(place) as (channel, other, received):
         channel._on_multipart = lambda parts: (received.append(parts[-1]), channel.pause())  # type: ignore
         for _ in range(10):
@@ -178,7 +171,6 @@ async def test_receiver_may_pause_in_the_middle_of_a_burst(place: Path | None) -
 
 async def test_paused_decoding_waits_to_be_resumed(place: Path | None) -> None:
     """Pausing the decoding and pausing are independent: both must end before anything comes."""
-
     async with connected_pair(place) as (channel, other, received):
         channel._on_multipart = lambda parts: (
             received.append(parts[-1]),
@@ -246,7 +238,6 @@ async def test_one_talker_leaves_time_to_others(
 
 async def test_closed_channel_is_silent(place: Path | None) -> None:
     """Closing twice, and sending or resuming afterwards, does nothing."""
-
     async with connected_pair(place) as (channel, _, received):
         channel.close()
         channel.close()

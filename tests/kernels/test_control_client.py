@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Callable
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing
 from pathlib import Path
 
 import pytest
@@ -17,10 +16,9 @@ from era_kernels.kernels.wire_protocol import Message as WireMessage
 from era_kernels.models import InputRequest, JsonObject, StackFrame, Stdout, Variable, Variables
 from tests.kernels.scripted_kernel import (
     JupyterMessage,
-    KernelHarness,
+    OpenHarness,
     ScriptedKernel,
     make_request,
-    open_harness,
 )
 from tests.waiting import until
 
@@ -29,19 +27,11 @@ pytestmark = pytest.mark.timeout(30)
 FRAME = {"file": "<cell 1>", "line": 1, "function": "f", "source": "f()"}
 
 
-@asynccontextmanager
-async def run_in_harness(
-    directory: Path, script: Callable[[ScriptedKernel, JupyterMessage], None]
-) -> AsyncIterator[KernelHarness]:
-    async with open_harness(directory, script) as harness:
-        yield harness
-
-
 def does_nothing(scripted: ScriptedKernel, request: JupyterMessage) -> None:
     """Runs nothing."""
 
 
-async def test_answers(tmp_path: Path) -> None:
+async def test_answers(run_in_harness: OpenHarness) -> None:
     """The stack and the variables are what the kernel says, once it is checked."""
 
     def answer(scripted: ScriptedKernel, request: JupyterMessage) -> None:
@@ -49,7 +39,7 @@ async def test_answers(tmp_path: Path) -> None:
             request, {"frames": [FRAME, 5], "variables": [{"name": "a", "type": "b"}]}
         )
 
-    async with run_in_harness(tmp_path, does_nothing) as harness:
+    async with run_in_harness(does_nothing) as harness:
         harness.scripted.on_control = answer
         assert await harness.kernel.control.stack() == [StackFrame("<cell 1>", 1, "f", "f()")]
         found = await harness.kernel.control.variables()
@@ -57,13 +47,13 @@ async def test_answers(tmp_path: Path) -> None:
         assert harness.scripted.request_types[-2:] == ["stack_request", "variables_request"]
 
 
-async def test_silent_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_silent_kernel(run_in_harness: OpenHarness, monkeypatch: pytest.MonkeyPatch) -> None:
     """A kernel that does not answer in time is reported; the next request is sent again."""
     monkeypatch.setattr(control_client, "STACK_TIMEOUT", 0.1)
     monkeypatch.setattr(control_client, "VARIABLES_TIMEOUT", 0.1)
     monkeypatch.setattr(control_client, "DUMP_TIMEOUT", 0.1)
 
-    async with run_in_harness(tmp_path, does_nothing) as harness:
+    async with run_in_harness(does_nothing) as harness:
         for ask in (harness.kernel.control.stack, harness.kernel.control.variables):
             for _ in range(2):
                 with pytest.raises(KernelSilent) as caught:
@@ -72,10 +62,9 @@ async def test_silent_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         assert harness.machine.signals == []  # the kernelspec names none
 
 
-async def test_callers_share_a_question(tmp_path: Path) -> None:
+async def test_callers_share_a_question(run_in_harness: OpenHarness) -> None:
     """A thousand callers at once cost the kernel one request; one that leaves spoils nothing."""
-
-    async with run_in_harness(tmp_path, does_nothing) as harness:
+    async with run_in_harness(does_nothing) as harness:
         answered = asyncio.Event()
         loop = asyncio.get_running_loop()
         asked: list[JupyterMessage] = []
@@ -94,10 +83,9 @@ async def test_callers_share_a_question(tmp_path: Path) -> None:
         assert len(asked) == 1
 
 
-async def test_end_of_the_kernel_ends_waiting(tmp_path: Path) -> None:
+async def test_end_of_the_kernel_ends_waiting(run_in_harness: OpenHarness) -> None:
     """A caller that waits for a reply learns at once that there will be none."""
-
-    async with run_in_harness(tmp_path, does_nothing) as harness:
+    async with run_in_harness(does_nothing) as harness:
         caller = asyncio.create_task(harness.kernel.control.variables())
         await asyncio.sleep(0.05)
         await harness.machine.aclose()
@@ -140,7 +128,6 @@ async def test_late_answer_wins_over_a_signal_without_effect(
 
 async def test_foreign_answers_are_none() -> None:
     """A reply to another request is ignored."""
-
     control_requests = ControlRequests(lambda kind, content: "id")
     caller = asyncio.create_task(control_requests.request("stack_request", {}, 0.2))
     await asyncio.sleep(0)
@@ -167,10 +154,9 @@ def asks(scripted: ScriptedKernel, request: JupyterMessage) -> None:
     scripted.publish("input_request", {"prompt": "? ", "key": "k"}, request)
 
 
-async def test_input_is_asked_in_order(tmp_path: Path) -> None:
+async def test_input_is_asked_in_order(run_in_harness: OpenHarness) -> None:
     """A request for input comes after what was printed before it; its answer is handed on."""
-
-    async with run_in_harness(tmp_path, asks) as harness:
+    async with run_in_harness(asks) as harness:
         heard = []
         async with aclosing(harness.kernel.execute(make_request())) as batches:
             async for batch in batches:
@@ -181,10 +167,9 @@ async def test_input_is_asked_in_order(tmp_path: Path) -> None:
         assert heard[:-1] == [Stdout("before"), InputRequest("? ", False, "k"), Stdout("line")]
 
 
-async def test_refused_input_has_no_value(tmp_path: Path) -> None:
+async def test_refused_input_has_no_value(run_in_harness: OpenHarness) -> None:
     """The end of input is sent as an answer without a value."""
-
-    async with run_in_harness(tmp_path, asks) as harness:
+    async with run_in_harness(asks) as harness:
         heard = []
         async with aclosing(harness.kernel.execute(make_request())) as batches:
             async for batch in batches:
@@ -195,29 +180,29 @@ async def test_refused_input_has_no_value(tmp_path: Path) -> None:
         assert Stdout("None") in heard
 
 
-async def test_answer_that_is_not_taken(tmp_path: Path) -> None:
+async def test_answer_that_is_not_taken(run_in_harness: OpenHarness) -> None:
     """A kernel says when a request for input does not wait any more."""
 
     def refuse(scripted: ScriptedKernel, request: JupyterMessage) -> None:
         scripted.reply_on_control(request, {"taken": False})
 
-    async with run_in_harness(tmp_path, does_nothing) as harness:
+    async with run_in_harness(does_nothing) as harness:
         harness.scripted.on_control = refuse
         assert not await harness.kernel.control.send_input("k", "line")
 
 
 async def test_silent_kernel_has_the_answer(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run_in_harness: OpenHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An answer that was sent to a busy kernel counts as given."""
     monkeypatch.setattr(control_client, "INPUT_TIMEOUT", 0.1)
 
-    async with run_in_harness(tmp_path, does_nothing) as harness:
+    async with run_in_harness(does_nothing) as harness:
         assert await harness.kernel.control.send_input("k", "line")
 
 
 @pytest.mark.parametrize("answers", [True, False])
-async def test_forged_requests_outside_of_a_run(tmp_path: Path, answers: bool) -> None:
+async def test_forged_requests_outside_of_a_run(run_in_harness: OpenHarness, answers: bool) -> None:
     """Requests that belong to no run are refused at once, ten thousand of them like one.
 
     A kernel that does not say that it has read the refusals is not sent any number of them.
@@ -226,7 +211,7 @@ async def test_forged_requests_outside_of_a_run(tmp_path: Path, answers: bool) -
     def acknowledge(scripted: ScriptedKernel, request: JupyterMessage) -> None:
         scripted.reply_on_control(request, {"taken": False})
 
-    async with run_in_harness(tmp_path, does_nothing) as harness:
+    async with run_in_harness(does_nothing) as harness:
         if answers:
             harness.scripted.on_control = acknowledge
         for n in range(10_000):

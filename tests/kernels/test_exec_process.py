@@ -95,7 +95,6 @@ async def machine_without_kernel(host: KernelHost, directory: Path) -> AsyncIter
 
 async def test_output_and_end(machine: Machine) -> None:
     """Both streams, and the program's own exit code."""
-
     items, finished = await collect_items(machine, "echo a; echo b >&2; exit 3")
     assert Stdout("a\n") in items
     assert Stderr("b\n") in items
@@ -104,7 +103,6 @@ async def test_output_and_end(machine: Machine) -> None:
 
 async def test_output_comes_while_it_runs(machine: Machine) -> None:
     """The first line is there before the program ends; many lines come in few batches."""
-
     program = await start_command(machine, "echo first; read line < /dev/null; sleep 600")
     async with aclosing(program.events(60)) as batches:
         assert await asyncio.wait_for(anext(batches), 10) == [Stdout("first\n")]
@@ -118,7 +116,6 @@ async def test_output_comes_while_it_runs(machine: Machine) -> None:
 
 async def test_slow_consumer_slows_the_program(machine: Machine) -> None:
     """A program whose output is not taken waits; not a byte is lost and little is buffered."""
-
     program = await start_command(machine, "head -c 12000000 /dev/zero | tr '\\0' x; echo done >&2")
     total, largest = 0, 0
     async with aclosing(program.events(60)) as batches:
@@ -132,7 +129,6 @@ async def test_slow_consumer_slows_the_program(machine: Machine) -> None:
 
 async def test_consumer_that_leaves(machine: Machine) -> None:
     """The program goes on, and nobody needs to read what it prints."""
-
     program = await start_command(machine, "echo one; seq 200000; echo x > $TMPDIR/left; sleep 600")
     async with aclosing(program.events(600)) as batches:
         await anext(batches)
@@ -147,7 +143,6 @@ async def test_consumer_that_leaves(machine: Machine) -> None:
 
 async def test_signals(machine: Machine) -> None:
     """A signal that ended the program is reported; the machine goes on."""
-
     for name in ("SEGV", "KILL", "INT"):
         _, finished = await run_command(machine, f"kill -{name} $$")
         number = signal.Signals[f"SIG{name}"].value
@@ -157,7 +152,6 @@ async def test_signals(machine: Machine) -> None:
 
 async def test_deadline(machine: Machine) -> None:
     """At its deadline a program is interrupted, and killed where that does not help."""
-
     assert await run_command(machine, "trap 'echo bye; exit 3' INT; sleep 60 & wait", 0.3) == (
         "bye\n",
         ExecutionEnd(124, timed_out=True),
@@ -207,7 +201,6 @@ async def test_interrupt(machine: Machine) -> None:
 
 async def test_interrupt_twice(machine: Machine) -> None:
     """A program that ends only at the second interrupt gets it."""
-
     again = "trap 'trap \"exit 4\" INT' INT; echo on; while :; do sleep 0.05; done"
     _, finished, steps = await interrupt_command(machine, again)
     assert finished == ExecutionEnd(4, interrupted=True)
@@ -217,7 +210,6 @@ async def test_interrupt_twice(machine: Machine) -> None:
 
 async def test_interrupt_of_an_uninterruptible_program(machine: Machine) -> None:
     """A program that ignores interrupts is killed; the kernel and its variables remain."""
-
     items = [
         i async for b in machine.kernel.execute(KernelRequest("kept = 5", {}, 30, 1)) for i in b
     ]
@@ -237,7 +229,6 @@ async def test_interrupt_of_an_uninterruptible_program(machine: Machine) -> None
 
 async def test_kernel_joins(host: KernelHost, tmp_path: Path) -> None:
     """A kernel that is started later is in the same machine, and takes it along at its end."""
-
     async with machine_without_kernel(host, tmp_path) as machine:
         assert not machine.has_kernel
         program = await start_command(machine, "echo $$; sleep 600")
@@ -262,7 +253,6 @@ async def test_end_while_a_kernel_starts(
     host: KernelHost, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A machine that is ended on purpose leaves no failure in the server's log."""
-
     async with machine_without_kernel(host, tmp_path) as machine:
         starting = asyncio.create_task(machine.start_kernel({}))
         await until(lambda: machine._kernel_process is not None)
@@ -276,7 +266,6 @@ async def test_end_while_a_kernel_starts(
 @pytest.mark.parametrize("reason", [EndReason.RESTARTED, EndReason.DELETED])
 async def test_reason_is_told(host: KernelHost, tmp_path: Path, reason: EndReason) -> None:
     """When the machine is closed, programs say why."""
-
     async with machine_without_kernel(host, tmp_path) as machine:
         program = await start_command(machine, "sleep 600")
         await machine.aclose(reason)
@@ -289,7 +278,6 @@ async def test_connection_file_that_lies_there(host: KernelHost, tmp_path: Path)
 
     They end with the machine, and their end says so.
     """
-
     async with machine_without_kernel(host, tmp_path) as machine:
         program = await start_command(machine, "sleep 600")
         target = tmp_path / "target"
@@ -310,7 +298,6 @@ async def test_connection_file_that_lies_there(host: KernelHost, tmp_path: Path)
 @pytest.mark.parametrize("tier", [1, 2, 3])
 async def test_isolation_is_that_of_the_kernel(tier: int) -> None:
     """Namespaces, uid, capabilities, filters and limits: nothing differs."""
-
     if os.geteuid() != 0 and tier == 2:
         pytest.skip("needs root")
     languages = Languages.load()

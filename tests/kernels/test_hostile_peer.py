@@ -6,8 +6,7 @@ import asyncio
 import contextlib
 import socket
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,12 +27,10 @@ from era_kernels.kernels.wire_protocol import ConnectionInfo, Transport
 from era_kernels.models import EndReason, ExecutionEnd, ExitInfo
 from era_kernels.sandbox.server import unix_sockets
 from tests.kernels.scripted_kernel import (
-    SHORT_TIMEOUTS,
     FakeMachineHandle,
-    KernelHarness,
+    OpenHarness,
     ScriptedKernel,
     connect_port,
-    open_harness,
 )
 from tests.waiting import until
 
@@ -200,24 +197,13 @@ async def test_pings_take_no_memory(transport: Transport, tmp_path: Path) -> Non
 # ---------------------------------------------------------------- the kernel around it
 
 
-@asynccontextmanager
-async def run_in_harness(
-    directory: Path,
-    script: Callable[[ScriptedKernel, dict[str, object]], None],
-    timeouts: KernelTimeouts = SHORT_TIMEOUTS,
-    transport: Transport = "ipc",
-) -> AsyncIterator[KernelHarness]:
-    async with open_harness(directory, script, timeouts, transport=transport) as harness:
-        yield harness
-
-
-async def test_a_run_ends_with_the_cause(transport: Transport, tmp_path: Path) -> None:
+async def test_a_run_ends_with_the_cause(transport: Transport, run_in_harness: OpenHarness) -> None:
     """A kernel that sends a message of too many parts in a run is ended, and the run says why."""
 
     def script(scripted: ScriptedKernel, request: object) -> None:
         scripted.iopub.send_multipart([b"x"] * 65)
 
-    async with run_in_harness(tmp_path, script, transport=transport) as harness:
+    async with run_in_harness(script, transport=transport) as harness:
         reason = f"{PROTOCOL_VIOLATION}: a message has more than 64 parts"
         assert await harness.run() == [
             ExecutionEnd(137, state="lost", exit_info=ExitInfo(reason=reason))
@@ -226,7 +212,7 @@ async def test_a_run_ends_with_the_cause(transport: Transport, tmp_path: Path) -
 
 @pytest.mark.parametrize("name", ["shell", "iopub", "control", "stdin"])
 async def test_a_lost_connection_ends_the_kernel(
-    transport: Transport, tmp_path: Path, name: str
+    transport: Transport, run_in_harness: OpenHarness, name: str
 ) -> None:
     """A socket that is closed while the process lives on: the machine is ended after a while."""
 
@@ -234,20 +220,22 @@ async def test_a_lost_connection_ends_the_kernel(
         getattr(scripted, name).close(linger=0)
         scripted._is_stopped = True  # it would only fail
 
-    async with run_in_harness(tmp_path, script, KernelTimeouts(exit=0.2), transport) as harness:
+    async with run_in_harness(script, KernelTimeouts(exit=0.2), transport=transport) as harness:
         assert await harness.run() == [
             ExecutionEnd(137, state="lost", exit_info=ExitInfo(reason=CONNECTION_CLOSED))
         ]
 
 
-async def test_a_process_that_ends_tells_how(transport: Transport, tmp_path: Path) -> None:
+async def test_a_process_that_ends_tells_how(
+    transport: Transport, run_in_harness: OpenHarness
+) -> None:
     """A process closes its sockets before it ends; the run reports how it ended."""
 
     def script(scripted: ScriptedKernel, request: object) -> None:
         scripted.iopub.close(linger=0)
         scripted._is_stopped = True
 
-    async with run_in_harness(tmp_path, script, KernelTimeouts(exit=5), transport) as harness:
+    async with run_in_harness(script, KernelTimeouts(exit=5), transport=transport) as harness:
         asyncio.get_running_loop().call_later(0.3, harness.machine.end, ExitInfo(code=7))
         (finished,) = await harness.run()
         assert finished == ExecutionEnd(7, state="lost", exit_info=ExitInfo(code=7))
@@ -255,7 +243,6 @@ async def test_a_process_that_ends_tells_how(transport: Transport, tmp_path: Pat
 
 async def test_a_link_in_the_place_of_a_socket_is_not_followed(tmp_path: Path) -> None:
     """A kernel that puts a link to another's socket where its own should be has failed to start."""
-
     connection, machine = ConnectionInfo.new(tmp_path), FakeMachineHandle()
     with socket.socket(socket.AF_UNIX) as other:
         other.bind(f"{tmp_path}/other")

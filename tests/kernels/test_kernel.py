@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from era_kernels.errors import KernelStartFailed
 from era_kernels.kernels import zmtp
 from era_kernels.kernels.active_run import MAX_PENDING_BYTES, NOT_ANSWERING, KernelTimeouts
 from era_kernels.kernels.channels import PROTOCOL_VIOLATION
-from era_kernels.kernels.kernel import InterruptMode, Kernel
+from era_kernels.kernels.kernel import Kernel
 from era_kernels.kernels.wire_protocol import ConnectionInfo
 from era_kernels.logs import HumanFormatter, JsonFormatter, extra_fields
 from era_kernels.models import (
@@ -35,34 +35,20 @@ from era_kernels.models import (
     Stdout,
 )
 from tests.kernels.scripted_kernel import (
-    SHORT_TIMEOUTS,
     FakeMachineHandle,
     JupyterMessage,
     KernelHarness,
+    OpenHarness,
     Script,
     ScriptedKernel,
     make_request,
-    open_harness,
 )
 from tests.waiting import until
 
 pytestmark = [pytest.mark.timeout(30), pytest.mark.timed]  # short timeouts
 
-
-@pytest.fixture
-def run_in_harness(tmp_path: Path) -> Callable[..., AbstractAsyncContextManager[KernelHarness]]:
-    """Runs a coroutine in a harness with the given script."""
-
-    @asynccontextmanager
-    async def play(
-        script: Script,
-        timeouts: KernelTimeouts = SHORT_TIMEOUTS,
-        interrupt_mode: InterruptMode = "signal",
-    ) -> AsyncIterator[KernelHarness]:
-        async with open_harness(tmp_path, script, timeouts, interrupt_mode) as harness:
-            yield harness
-
-    return play
+# The end of a run whose kernel owed it.
+OWED = ExecutionEnd(137, state="lost", exit_info=ExitInfo(reason=NOT_ANSWERING))
 
 
 def well_behaved(scripted: ScriptedKernel, request: JupyterMessage) -> None:
@@ -73,9 +59,7 @@ def well_behaved(scripted: ScriptedKernel, request: JupyterMessage) -> None:
 # ---------------------------------------------------------------- runs that end
 
 
-async def test_run_is_output_and_then_finished(
-    run_in_harness: Callable[..., AbstractAsyncContextManager[KernelHarness]],
-) -> None:
+async def test_run_is_output_and_then_finished(run_in_harness: OpenHarness) -> None:
     """A run yields its output in order and at last how it ended; neighbours are one text."""
 
     def script(scripted: ScriptedKernel, request: JupyterMessage) -> None:
@@ -93,11 +77,8 @@ async def test_run_is_output_and_then_finished(
         assert finished == ExecutionEnd(3)
 
 
-async def test_request_carries_everything_in_its_metadata(
-    run_in_harness: Callable[..., AbstractAsyncContextManager[KernelHarness]],
-) -> None:
+async def test_request_carries_everything_in_its_metadata(run_in_harness: OpenHarness) -> None:
     """One execute_request has the code, and environment, number and nonce beside it as data."""
-
     async with run_in_harness(well_behaved) as harness:
         await harness.run(number=7)
         request = harness.scripted.requests[0]
@@ -108,9 +89,7 @@ async def test_request_carries_everything_in_its_metadata(
         assert len(era["nonce"]) == 32
 
 
-async def test_reply_before_fence_waits_for_the_output(
-    run_in_harness: Callable[..., AbstractAsyncContextManager[KernelHarness]],
-) -> None:
+async def test_reply_before_fence_waits_for_the_output(run_in_harness: OpenHarness) -> None:
     """Output between an early reply and the fence belongs to the run."""
 
     def script(scripted: ScriptedKernel, request: JupyterMessage) -> None:
@@ -123,9 +102,7 @@ async def test_reply_before_fence_waits_for_the_output(
         assert await harness.run() == [Stdout("after the reply"), ExecutionEnd(0)]
 
 
-async def test_fence_before_reply_waits_for_the_reply(
-    run_in_harness: Callable[..., AbstractAsyncContextManager[KernelHarness]],
-) -> None:
+async def test_fence_before_reply_waits_for_the_reply(run_in_harness: OpenHarness) -> None:
     """The reply tells the exit code and the exception, however late it comes."""
     exception = {"name": "E", "value": "v", "traceback": ["l"]}
 
@@ -138,11 +115,8 @@ async def test_fence_before_reply_waits_for_the_reply(
         assert await harness.run() == [ExecutionEnd(1, ExceptionInfo("E", "v", ["l"]))]
 
 
-async def test_runs_follow_each_other(
-    run_in_harness: Callable[..., AbstractAsyncContextManager[KernelHarness]],
-) -> None:
+async def test_runs_follow_each_other(run_in_harness: OpenHarness) -> None:
     """A kernel serves one run after the other without leftovers."""
-
     async with run_in_harness(well_behaved) as harness:
         for _ in range(50):
             assert await harness.run() == [Stdout("a\n"), ExecutionEnd(0)]
@@ -152,29 +126,14 @@ async def test_runs_follow_each_other(
 # ---------------------------------------------------------------- kernels that break the protocol
 
 
-async def test_missing_fence_ends_the_machine(
-    run_in_harness: Callable[..., AbstractAsyncContextManager[KernelHarness]],
-) -> None:
-    """A reply without a fence is waited for, then the run is lost with its machine."""
-
-    async with run_in_harness(lambda scripted, request: scripted.send_reply(request)) as harness:
-        (finished,) = await harness.run()
-        assert finished == ExecutionEnd(137, state="lost", exit_info=ExitInfo(reason=NOT_ANSWERING))
+@pytest.mark.parametrize("half", [ScriptedKernel.send_reply, ScriptedKernel.publish_fence])
+async def test_half_an_end_ends_the_machine(run_in_harness: OpenHarness, half: Script) -> None:
+    """What is missing, fence or reply, is waited for; then the run is lost with its machine."""
+    async with run_in_harness(half) as harness:
+        assert await harness.run() == [OWED]
 
 
-async def test_missing_reply_ends_the_machine(
-    run_in_harness: Callable[..., AbstractAsyncContextManager[KernelHarness]],
-) -> None:
-    """A fence without a reply is waited for, then the run is lost with its machine."""
-
-    async with run_in_harness(lambda scripted, request: scripted.publish_fence(request)) as harness:
-        (finished,) = await harness.run()
-        assert finished == ExecutionEnd(137, state="lost", exit_info=ExitInfo(reason=NOT_ANSWERING))
-
-
-async def test_output_after_the_reply_extends_the_wait(
-    run_in_harness: Callable[..., AbstractAsyncContextManager[KernelHarness]],
-) -> None:
+async def test_output_after_the_reply_extends_the_wait(run_in_harness: OpenHarness) -> None:
     """As long as output of the run arrives, its fence may stay away."""
 
     def script(scripted: ScriptedKernel, request: JupyterMessage) -> None:
@@ -190,9 +149,7 @@ async def test_output_after_the_reply_extends_the_wait(
         assert finished == ExecutionEnd(0)
 
 
-async def test_late_output_after_the_reply_extends_the_wait(
-    run_in_harness: Callable[..., AbstractAsyncContextManager[KernelHarness]],
-) -> None:
+async def test_late_output_after_the_reply_extends_the_wait(run_in_harness: OpenHarness) -> None:
     """As long as output of earlier runs arrives, the fence behind it may stay away; no longer."""
     over = threading.Event()
 
@@ -213,12 +170,10 @@ async def test_late_output_after_the_reply_extends_the_wait(
         finally:
             over.set()
         (finished,) = await asyncio.wait_for(harness.run(), 10)
-        assert finished == ExecutionEnd(137, state="lost", exit_info=ExitInfo(reason=NOT_ANSWERING))
+        assert finished == OWED
 
 
-async def test_output_after_the_reply_does_not_go_on_for_ever(
-    run_in_harness: Callable[..., AbstractAsyncContextManager[KernelHarness]],
-) -> None:
+async def test_output_after_the_reply_does_not_go_on_for_ever(run_in_harness: OpenHarness) -> None:
     """Code that forges its reply and goes on to print escapes the deadline, but not the bound."""
     over = threading.Event()
 
@@ -232,12 +187,10 @@ async def test_output_after_the_reply_does_not_go_on_for_ever(
             finished = (await asyncio.wait_for(harness.run(timeout=0.2), 10))[-1]
         finally:
             over.set()
-        assert finished == ExecutionEnd(137, state="lost", exit_info=ExitInfo(reason=NOT_ANSWERING))
+        assert finished == OWED
 
 
-async def test_repeated_fence_is_no_sign_of_life(
-    run_in_harness: Callable[..., AbstractAsyncContextManager[KernelHarness]],
-) -> None:
+async def test_repeated_fence_is_no_sign_of_life(run_in_harness: OpenHarness) -> None:
     """Code that sends its fence again and again does not put the end of its run off."""
     over = threading.Event()
 
@@ -250,12 +203,10 @@ async def test_repeated_fence_is_no_sign_of_life(
             (finished,) = await asyncio.wait_for(harness.run(timeout=0.2), 10)
         finally:
             over.set()
-        assert finished == ExecutionEnd(137, state="lost", exit_info=ExitInfo(reason=NOT_ANSWERING))
+        assert finished == OWED
 
 
-async def test_slow_consumer_is_not_a_missing_fence(
-    run_in_harness: Callable[..., AbstractAsyncContextManager[KernelHarness]],
-) -> None:
+async def test_slow_consumer_is_not_a_missing_fence(run_in_harness: OpenHarness) -> None:
     """While the consumer keeps the kernel from being read, no fence is missed."""
     line = "x" * 65536
 
@@ -275,9 +226,7 @@ async def test_slow_consumer_is_not_a_missing_fence(
         assert batch[-1] == ExecutionEnd(0)
 
 
-async def test_forged_fences_and_replies_are_nobodys(
-    run_in_harness: Callable[..., AbstractAsyncContextManager[KernelHarness]],
-) -> None:
+async def test_forged_fences_and_replies_are_nobodys(run_in_harness: OpenHarness) -> None:
     """A fence with another nonce, or a reply to another request, ends nothing."""
 
     def script(scripted: ScriptedKernel, request: JupyterMessage) -> None:
@@ -293,9 +242,7 @@ async def test_forged_fences_and_replies_are_nobodys(
         assert await harness.run() == [Stdout("still here"), ExecutionEnd(0)]
 
 
-async def test_output_of_other_parents_is_late(
-    run_in_harness: Callable[..., AbstractAsyncContextManager[KernelHarness]],
-) -> None:
+async def test_output_of_other_parents_is_late(run_in_harness: OpenHarness) -> None:
     """Output of an old run, of no run, or of this run after its fence is in no run's output."""
 
     def script(scripted: ScriptedKernel, request: JupyterMessage) -> None:
@@ -314,7 +261,7 @@ async def test_output_of_other_parents_is_late(
 
 
 async def test_fault_of_a_kernel_is_logged(
-    run_in_harness: Callable[..., AbstractAsyncContextManager[KernelHarness]],
+    run_in_harness: OpenHarness,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """The log has where the kernel failed, and nothing of the run, which ends as it says."""
@@ -341,7 +288,7 @@ async def test_fault_of_a_kernel_is_logged(
 
 
 async def test_broken_messages_are_dropped_and_counted(
-    run_in_harness: Callable[..., AbstractAsyncContextManager[KernelHarness]],
+    run_in_harness: OpenHarness,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Nothing a kernel sends raises or is repeated in a log; the run goes on."""
@@ -374,9 +321,7 @@ async def test_broken_messages_are_dropped_and_counted(
 
 
 @pytest.mark.alone  # it measures the longest step of the loop
-async def test_long_messages_keep_their_place(
-    run_in_harness: Callable[..., AbstractAsyncContextManager[KernelHarness]],
-) -> None:
+async def test_long_messages_keep_their_place(run_in_harness: OpenHarness) -> None:
     """What takes long to unpack comes before what was sent after it, and nothing waits for it."""
     big, flat = "\u20ac" * 3_000_000, [1] * 20_000
 
@@ -407,7 +352,7 @@ async def test_long_messages_keep_their_place(
 
 
 async def test_message_that_is_too_long_is_not_received(
-    run_in_harness: Callable[..., AbstractAsyncContextManager[KernelHarness]],
+    run_in_harness: OpenHarness,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A message over the bound ends the kernel, with the reason as text."""
@@ -423,9 +368,7 @@ async def test_message_that_is_too_long_is_not_received(
         assert finished == ExecutionEnd(137, state="lost", exit_info=ExitInfo(reason=reason))
 
 
-async def test_backlog_of_a_slow_consumer_stays_in_the_kernel(
-    run_in_harness: Callable[..., AbstractAsyncContextManager[KernelHarness]],
-) -> None:
+async def test_backlog_of_a_slow_consumer_stays_in_the_kernel(run_in_harness: OpenHarness) -> None:
     """Of 32 MiB in a burst, no more than the bound and one message wait on our side at a time."""
     line = "x" * 65536
 
@@ -448,10 +391,7 @@ async def test_backlog_of_a_slow_consumer_stays_in_the_kernel(
 
 
 @pytest.mark.parametrize("ends_program", [True, False])
-async def test_request_of_a_whole_program(
-    run_in_harness: Callable[..., AbstractAsyncContextManager[KernelHarness]],
-    ends_program: bool,
-) -> None:
+async def test_request_of_a_whole_program(run_in_harness: OpenHarness, ends_program: bool) -> None:
     """The kernel is told whether the code is a whole program, which nothing follows."""
 
     def script(scripted: ScriptedKernel, request: JupyterMessage) -> None:
@@ -463,9 +403,7 @@ async def test_request_of_a_whole_program(
         assert harness.scripted.requests[0]["metadata"]["era"]["ends"] is ends_program
 
 
-async def test_exit_handler_that_hangs(
-    run_in_harness: Callable[..., AbstractAsyncContextManager[KernelHarness]],
-) -> None:
+async def test_exit_handler_that_hangs(run_in_harness: OpenHarness) -> None:
     """The deadline covers what a program does at its end: the reply comes only after that."""
 
     def script(scripted: ScriptedKernel, request: JupyterMessage) -> None:
@@ -483,9 +421,7 @@ async def test_exit_handler_that_hangs(
 # ---------------------------------------------------------------- deadlines and interrupts
 
 
-async def test_interrupted_in_time_keeps_the_state(
-    run_in_harness: Callable[..., AbstractAsyncContextManager[KernelHarness]],
-) -> None:
+async def test_interrupted_in_time_keeps_the_state(run_in_harness: OpenHarness) -> None:
     """A program that stops when interrupted at its deadline has exit code 124 and its state."""
     stopped = threading.Event()
 
@@ -513,9 +449,7 @@ def _recording(signals: list[int], then: Callable[[], None]) -> Callable[[int], 
     return note
 
 
-async def test_uninterruptible_program_ends_with_its_machine(
-    run_in_harness: Callable[..., AbstractAsyncContextManager[KernelHarness]],
-) -> None:
+async def test_uninterruptible_program_ends_with_its_machine(run_in_harness: OpenHarness) -> None:
     """Escalation: two interrupts, a message that wakes blocked kernels, the end; state lost."""
     release = threading.Event()
 
@@ -530,9 +464,7 @@ async def test_uninterruptible_program_ends_with_its_machine(
         await until(lambda: harness.scripted.request_types.count("kernel_info_request") != asked)
 
 
-async def test_program_that_has_replied_is_not_interrupted(
-    run_in_harness: Callable[..., AbstractAsyncContextManager[KernelHarness]],
-) -> None:
+async def test_program_that_has_replied_is_not_interrupted(run_in_harness: OpenHarness) -> None:
     """At the deadline, a run of which only the fence is missing has not timed out."""
 
     def script(scripted: ScriptedKernel, request: JupyterMessage) -> None:
@@ -545,20 +477,15 @@ async def test_program_that_has_replied_is_not_interrupted(
         assert harness.machine.signals == []
 
 
-async def test_interrupt_by_message(
-    run_in_harness: Callable[..., AbstractAsyncContextManager[KernelHarness]],
-) -> None:
+async def test_interrupt_by_message(run_in_harness: OpenHarness) -> None:
     """A kernelspec may say that its kernel is interrupted by a message on control."""
-
     async with run_in_harness(well_behaved, interrupt_mode="message") as harness:
         await harness.kernel.interrupt()
         await until(lambda: "interrupt_request" in harness.scripted.request_types)
         assert harness.machine.signals == []
 
 
-async def test_escalation_survives_a_failing_interrupt(
-    run_in_harness: Callable[..., AbstractAsyncContextManager[KernelHarness]],
-) -> None:
+async def test_escalation_survives_a_failing_interrupt(run_in_harness: OpenHarness) -> None:
     """Where interrupting fails, the escalation goes on to the end of the machine."""
     release = threading.Event()
 
@@ -600,9 +527,7 @@ def actions(steps: Sequence[InterruptStep]) -> list[str]:
     return [step.action for step in steps]
 
 
-async def test_escalation_in_time_keeps_the_state(
-    run_in_harness: Callable[..., AbstractAsyncContextManager[KernelHarness]],
-) -> None:
+async def test_escalation_in_time_keeps_the_state(run_in_harness: OpenHarness) -> None:
     """A program that handles the interrupt ends as it likes, and its state is preserved."""
     stopped = threading.Event()
 
@@ -620,9 +545,7 @@ async def test_escalation_in_time_keeps_the_state(
         assert not harness.machine.ended.done()
 
 
-async def test_escalation_of_an_uninterruptible_program(
-    run_in_harness: Callable[..., AbstractAsyncContextManager[KernelHarness]],
-) -> None:
+async def test_escalation_of_an_uninterruptible_program(run_in_harness: OpenHarness) -> None:
     """A program that ignores interrupts ends with its machine; all callers get the same steps."""
     release = threading.Event()
 
@@ -641,9 +564,7 @@ async def test_escalation_of_an_uninterruptible_program(
 
 
 @pytest.mark.parametrize("after", [0.0, 0.05, 0.15])
-async def test_escalation_and_deadline(
-    run_in_harness: Callable[..., AbstractAsyncContextManager[KernelHarness]], after: float
-) -> None:
+async def test_escalation_and_deadline(run_in_harness: OpenHarness, after: float) -> None:
     """There is one escalation: its first cause says how the run ended."""
     release = threading.Event()
 
@@ -662,11 +583,8 @@ async def test_escalation_and_deadline(
         release.set()
 
 
-async def test_escalation_of_another_run(
-    run_in_harness: Callable[..., AbstractAsyncContextManager[KernelHarness]],
-) -> None:
+async def test_escalation_of_another_run(run_in_harness: OpenHarness) -> None:
     """A run that is not the current one is left alone: nothing is sent."""
-
     async with run_in_harness(well_behaved) as harness:
         first, second = make_request(), make_request()
         await (await _start_run(harness, first))
@@ -677,9 +595,7 @@ async def test_escalation_of_another_run(
         assert harness.machine.signals == []
 
 
-async def test_next_run_waits_for_the_interrupt(
-    run_in_harness: Callable[..., AbstractAsyncContextManager[KernelHarness]],
-) -> None:
+async def test_next_run_waits_for_the_interrupt(run_in_harness: OpenHarness) -> None:
     """A run is not over for its consumer while an interrupt is on its way to the kernel."""
     sent, arrive = threading.Event(), asyncio.Event()
 
@@ -704,9 +620,7 @@ async def test_next_run_waits_for_the_interrupt(
 
 
 @pytest.mark.parametrize("ends", [False, True])
-async def test_interrupt_that_hangs(
-    run_in_harness: Callable[..., AbstractAsyncContextManager[KernelHarness]], ends: bool
-) -> None:
+async def test_interrupt_that_hangs(run_in_harness: OpenHarness, ends: bool) -> None:
     """The escalation keeps its deadline; an interrupt that may still arrive costs the machine."""
     release = threading.Event()
 
@@ -729,9 +643,7 @@ async def test_interrupt_that_hangs(
         release.set()
 
 
-async def test_escalation_of_what_has_replied(
-    run_in_harness: Callable[..., AbstractAsyncContextManager[KernelHarness]],
-) -> None:
+async def test_escalation_of_what_has_replied(run_in_harness: OpenHarness) -> None:
     """Only output is missing: no interrupt, which the next run could hear; but the deadline."""
 
     def script(scripted: ScriptedKernel, request: JupyterMessage) -> None:
@@ -751,9 +663,7 @@ async def test_escalation_of_what_has_replied(
 # ---------------------------------------------------------------- ends
 
 
-async def test_death_in_a_run_gives_its_output_first(
-    run_in_harness: Callable[..., AbstractAsyncContextManager[KernelHarness]],
-) -> None:
+async def test_death_in_a_run_gives_its_output_first(run_in_harness: OpenHarness) -> None:
     """What a process wrote before it ended comes before the news of its end."""
     said = threading.Event()
 
@@ -771,9 +681,7 @@ async def test_death_in_a_run_gives_its_output_first(
         assert finished == ExecutionEnd(7, state="lost", exit_info=ExitInfo(code=7))
 
 
-async def test_death_with_endless_output_is_bounded(
-    run_in_harness: Callable[..., AbstractAsyncContextManager[KernelHarness]],
-) -> None:
+async def test_death_with_endless_output_is_bounded(run_in_harness: OpenHarness) -> None:
     """A child that holds a dead kernel's sockets cannot keep the run open."""
     stop = threading.Event()
 
@@ -790,9 +698,7 @@ async def test_death_with_endless_output_is_bounded(
         assert last == ExecutionEnd(137, state="lost", exit_info=ExitInfo(signal=9))
 
 
-async def test_machine_ended_for_a_reason_ends_the_run_at_once(
-    run_in_harness: Callable[..., AbstractAsyncContextManager[KernelHarness]],
-) -> None:
+async def test_machine_ended_for_a_reason_ends_the_run_at_once(run_in_harness: OpenHarness) -> None:
     """A deletion in a run ends it with 137 and the reason, also for its consumer."""
     release = threading.Event()
 
@@ -811,11 +717,8 @@ async def test_machine_ended_for_a_reason_ends_the_run_at_once(
         release.set()
 
 
-async def test_run_on_an_ended_machine_says_so(
-    run_in_harness: Callable[..., AbstractAsyncContextManager[KernelHarness]],
-) -> None:
+async def test_run_on_an_ended_machine_says_so(run_in_harness: OpenHarness) -> None:
     """The end of a kernel between runs is in the end of the next run, not an exception."""
-
     async with run_in_harness(well_behaved) as harness:
         harness.machine.end(ExitInfo(signal=11))
         assert await harness.run() == [
@@ -827,9 +730,7 @@ async def test_run_on_an_ended_machine_says_so(
         ]
 
 
-async def test_abandoned_run_goes_on_and_the_next_waits(
-    run_in_harness: Callable[..., AbstractAsyncContextManager[KernelHarness]],
-) -> None:
+async def test_abandoned_run_goes_on_and_the_next_waits(run_in_harness: OpenHarness) -> None:
     """An abandoned run goes on in the kernel, its output is late, and the next run waits for it."""
     release = threading.Event()
 
@@ -853,9 +754,7 @@ async def test_abandoned_run_goes_on_and_the_next_waits(
         assert harness.late_output == [Stdout("x" * 3 * MAX_PENDING_BYTES)]
 
 
-async def test_abandoned_run_still_has_its_deadline(
-    run_in_harness: Callable[..., AbstractAsyncContextManager[KernelHarness]],
-) -> None:
+async def test_abandoned_run_still_has_its_deadline(run_in_harness: OpenHarness) -> None:
     """No caller waits for an abandoned run, and still its escalation ends it."""
     release = threading.Event()
 
@@ -885,7 +784,6 @@ async def _run_without_kernel(tmp_path: Path) -> AsyncIterator[tuple[Kernel, Fak
 
 async def test_kernel_that_never_answers_is_given_up(tmp_path: Path) -> None:
     """A kernel that is not there in time has failed to start."""
-
     async with _run_without_kernel(tmp_path) as (kernel, _):
         with pytest.raises(KernelStartFailed, match=r"not ready within 0\.3 seconds"):
             await kernel.wait_ready(0.3)
@@ -893,7 +791,6 @@ async def test_kernel_that_never_answers_is_given_up(tmp_path: Path) -> None:
 
 async def test_kernel_that_ends_before_it_is_ready(tmp_path: Path) -> None:
     """A kernel that ends while it starts fails at once, with the cause."""
-
     async with _run_without_kernel(tmp_path) as (kernel, machine):
         asyncio.get_running_loop().call_later(0.05, machine.end, ExitInfo(code=3))
         with pytest.raises(KernelStartFailed, match="exit 3"):
@@ -902,7 +799,6 @@ async def test_kernel_that_ends_before_it_is_ready(tmp_path: Path) -> None:
 
 async def test_kernel_may_come_later_than_its_client(tmp_path: Path) -> None:
     """Our sockets are there before the kernel's, and find them when they come."""
-
     connection, machine = ConnectionInfo.new(tmp_path), FakeMachineHandle()
     kernel = Kernel(connection, machine)
     waiting = asyncio.create_task(kernel.wait_ready(10))

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 from era_kernels.models import EndReason, ExecutionEnd, ExitInfo, Output, Stderr, Stdout
 from tests.kernels.scripted_kernel import (
     JupyterMessage,
-    KernelHarness,
+    OpenHarness,
     ScriptedKernel,
-    open_harness,
 )
 from tests.waiting import until
 
@@ -31,23 +26,8 @@ def ends_normally(scripted: ScriptedKernel, request: JupyterMessage) -> None:
     scripted.finish_run(request)
 
 
-@pytest.fixture
-def run_in_harness(tmp_path: Path) -> Callable[..., AbstractAsyncContextManager[KernelHarness]]:
-    """Plays `act` with a kernel that answers by `script`."""
-
-    @asynccontextmanager
-    async def play(script: Any) -> AsyncIterator[KernelHarness]:
-        async with asyncio.timeout(30), open_harness(tmp_path, script) as harness:
-            yield harness
-
-    return play
-
-
-async def test_in_a_run(
-    run_in_harness: Callable[..., AbstractAsyncContextManager[KernelHarness]],
-) -> None:
+async def test_in_a_run(run_in_harness: OpenHarness) -> None:
     """The crash output belongs to the run, once, after its output; late output has none of it."""
-
     async with run_in_harness(never_ends) as harness:
         harness.machine.stderr = "of the time before the run"
         running = asyncio.create_task(harness.run())
@@ -63,11 +43,8 @@ async def test_in_a_run(
 
 
 @pytest.mark.parametrize("reason", list(EndReason))
-async def test_intended_end(
-    run_in_harness: Callable[..., AbstractAsyncContextManager[KernelHarness]], reason: EndReason
-) -> None:
+async def test_intended_end(run_in_harness: OpenHarness, reason: EndReason) -> None:
     """A kernel that is ended on purpose has no crash output, in a run or between runs."""
-
     async with run_in_harness(never_ends) as harness:
         running = asyncio.create_task(harness.run())
         await until(lambda: harness.scripted.requests)
@@ -89,13 +66,12 @@ ENDINGS = [
 @pytest.mark.parametrize("after_a_run", [False, True])
 @pytest.mark.parametrize(("exit_info", "cause"), ENDINGS)
 async def test_between_runs(
-    run_in_harness: Callable[..., AbstractAsyncContextManager[KernelHarness]],
+    run_in_harness: OpenHarness,
     exit_info: ExitInfo,
     cause: str,
     after_a_run: bool,
 ) -> None:
     """Late output that is on its way comes first, then crash output and the cause, once."""
-
     async with run_in_harness(ends_normally) as harness:
         if after_a_run:
             await harness.run()
@@ -116,11 +92,8 @@ async def test_between_runs(
 
 
 @pytest.mark.parametrize("reason", list(EndReason))
-async def test_intended_end_between_runs(
-    run_in_harness: Callable[..., AbstractAsyncContextManager[KernelHarness]], reason: EndReason
-) -> None:
+async def test_intended_end_between_runs(run_in_harness: OpenHarness, reason: EndReason) -> None:
     """Nothing is reported, and the connection is closed at once."""
-
     async with run_in_harness(ends_normally) as harness:
         await harness.run()
         harness.machine.end(ExitInfo(reason=reason))
@@ -129,11 +102,8 @@ async def test_intended_end_between_runs(
         assert harness.late_output == []
 
 
-async def test_child_that_goes_on_talking(
-    run_in_harness: Callable[..., AbstractAsyncContextManager[KernelHarness]],
-) -> None:
+async def test_child_that_goes_on_talking(run_in_harness: OpenHarness) -> None:
     """A child that holds the socket cannot keep the end from being reported."""
-
     async with run_in_harness(ends_normally) as harness:
         harness.machine.end(ExitInfo(code=1))
         async with asyncio.timeout(5):

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 
 import psutil
 import pytest
+from tornado.ioloop import IOLoop
 
 from era_kernels.errors import KernelStartFailed, LanguageUnavailable, ShuttingDown
 from era_kernels.kernels.languages import Languages
@@ -25,6 +26,7 @@ from era_kernels.models import (
     Stderr,
     Stdout,
 )
+from tests.conftest import entered
 from tests.kernels.conftest import LANGUAGE, make_paths, open_host
 from tests.kernels.test_kernelspecs import add_kernelspec
 from tests.waiting import until
@@ -39,21 +41,20 @@ async def run(machine: Machine, code: str, timeout: float = 30) -> tuple[str, Ex
     return text, items[-1]
 
 
+@asynccontextmanager
+async def open_machine(host: KernelHost, directory: Path) -> AsyncIterator[Machine]:
+    machine = await host.open(LANGUAGE, make_paths(directory), Limits(), {})
+    try:
+        yield machine
+    finally:
+        await machine.aclose()
+
+
 @pytest.fixture
-def with_own_machine(
-    host: KernelHost, tmp_path: Path
-) -> Callable[[], AbstractAsyncContextManager[Machine]]:
-    """Runs a coroutine with a machine of its own, which is closed afterwards."""
-
-    @asynccontextmanager
-    async def body() -> AsyncIterator[Machine]:
-        machine = await host.open(LANGUAGE, make_paths(tmp_path), Limits(), {})
-        try:
-            yield machine
-        finally:
-            await machine.aclose()
-
-    return body
+def own_machine(io_loop: IOLoop, host: KernelHost, tmp_path: Path) -> Iterator[Machine]:
+    """A machine that the test may end."""
+    with entered(io_loop, open_machine(host, tmp_path)) as machine:
+        yield machine
 
 
 # ---------------------------------------------------------------- runs
@@ -113,9 +114,7 @@ async def test_ten_megabytes_arrive_whole(machine: Machine) -> None:
     assert text == "".join(f"{n:06d} {'x' * 92}\n" for n in range(100_000))
 
 
-async def test_last_output_arrives_whole(
-    with_own_machine: Callable[..., AbstractAsyncContextManager[Machine]],
-) -> None:
+async def test_last_output_arrives_whole(own_machine: Machine) -> None:
     """A slow consumer gets all output of a program that prints much and exits at once."""
     code = (
         "import os, sys\n"
@@ -123,15 +122,14 @@ async def test_last_output_arrives_whole(
         "os._exit(7)"
     )
 
-    async with with_own_machine() as machine:
-        items: list[Output | ExecutionEnd] = []
-        async with aclosing(machine.kernel.execute(KernelRequest(code, {}, 60, 1))) as batches:
-            async for batch in batches:
-                items += batch
-                await asyncio.sleep(0.5)
-        text = "".join(item.content for item in items if isinstance(item, Stdout))
-        assert text == "".join(f"{n:0500d}\n" for n in range(4000))
-        assert items[-1] == ExecutionEnd(7, state="lost", exit_info=ExitInfo(code=7))
+    items: list[Output | ExecutionEnd] = []
+    async with aclosing(own_machine.kernel.execute(KernelRequest(code, {}, 60, 1))) as batches:
+        async for batch in batches:
+            items += batch
+            await asyncio.sleep(0.5)
+    text = "".join(item.content for item in items if isinstance(item, Stdout))
+    assert text == "".join(f"{n:0500d}\n" for n in range(4000))
+    assert items[-1] == ExecutionEnd(7, state="lost", exit_info=ExitInfo(code=7))
 
 
 async def test_late_output_is_reported_as_late(machine: Machine) -> None:
@@ -157,7 +155,6 @@ async def test_late_output_is_reported_as_late(machine: Machine) -> None:
 
 async def test_interrupt_keeps_the_state(machine: Machine) -> None:
     """An interrupted run ends with 130 and the kernel goes on at once."""
-
     running = asyncio.create_task(run(machine, "y = 5\nprint('in'); import time; time.sleep(60)"))
     await asyncio.sleep(0.5)
     began = time.monotonic()
@@ -179,7 +176,6 @@ async def test_interrupt_keeps_the_state(machine: Machine) -> None:
 )
 async def test_program_that_stops_at_its_deadline(machine: Machine, code: str) -> None:
     """A program that can be interrupted has exit code 124 and keeps its variables."""
-
     await run(machine, "kept = 1")
     _, finished = await run(machine, code, timeout=0.5)
     assert finished == ExecutionEnd(124, timed_out=True)
@@ -195,17 +191,15 @@ async def test_program_that_stops_at_its_deadline(machine: Machine, code: str) -
     ],
 )
 async def test_uninterruptible_program_ends_with_its_machine(
-    with_own_machine: Callable[..., AbstractAsyncContextManager[Machine]], code: str
+    own_machine: Machine, code: str
 ) -> None:
     """A program that ignores interrupts ends within five seconds of its deadline, state lost."""
-
-    async with with_own_machine() as machine:
-        began = time.monotonic()
-        _, finished = await run(machine, code, timeout=0.5)
-        assert time.monotonic() - began < 5.5
-        ending = ExitInfo(reason=EndReason.TIMEOUT)
-        assert finished == ExecutionEnd(124, state="lost", exit_info=ending, timed_out=True)
-        assert machine.ended.result() == ending
+    began = time.monotonic()
+    _, finished = await run(own_machine, code, timeout=0.5)
+    assert time.monotonic() - began < 5.5
+    ending = ExitInfo(reason=EndReason.TIMEOUT)
+    assert finished == ExecutionEnd(124, state="lost", exit_info=ending, timed_out=True)
+    assert own_machine.ended.result() == ending
 
 
 # ---------------------------------------------------------------- ends
@@ -220,41 +214,32 @@ async def test_uninterruptible_program_ends_with_its_machine(
     ],
 )
 async def test_death_in_a_run_is_reported(
-    with_own_machine: Callable[..., AbstractAsyncContextManager[Machine]],
-    code: str,
-    ending: ExitInfo,
+    own_machine: Machine, code: str, ending: ExitInfo
 ) -> None:
     """A kernel that dies in a run ends it with its own exit code, after its output."""
-
-    async with with_own_machine() as machine:
-        began = time.monotonic()
-        text, finished = await run(machine, f"print('before', flush=True)\n{code}")
-        assert time.monotonic() - began < 5
-        assert finished == ExecutionEnd(ending.exit_code, state="lost", exit_info=ending)
-        assert text == "before\n"
-        assert machine.ended.result() == ending
+    began = time.monotonic()
+    text, finished = await run(own_machine, f"print('before', flush=True)\n{code}")
+    assert time.monotonic() - began < 5
+    assert finished == ExecutionEnd(ending.exit_code, state="lost", exit_info=ending)
+    assert text == "before\n"
+    assert own_machine.ended.result() == ending
 
 
-async def test_death_between_runs_is_reported(
-    with_own_machine: Callable[..., AbstractAsyncContextManager[Machine]],
-) -> None:
+async def test_death_between_runs_is_reported(own_machine: Machine) -> None:
     """A kernel that dies while nothing runs is reported by its machine, and by the next run."""
     code = (
         "import os, threading\n"
         "timer = threading.Timer(0.3, os._exit, [3])\ntimer.daemon = True\ntimer.start()"
     )
 
-    async with with_own_machine() as machine:
-        assert await run(machine, code) == ("", ExecutionEnd(0))
-        assert await asyncio.wait_for(machine.ended, 10) == ExitInfo(code=3)
-        assert (await run(machine, "1"))[1] == ExecutionEnd(
-            3, state="lost", exit_info=ExitInfo(code=3)
-        )
+    assert await run(own_machine, code) == ("", ExecutionEnd(0))
+    assert await asyncio.wait_for(own_machine.ended, 10) == ExitInfo(code=3)
+    assert (await run(own_machine, "1"))[1] == ExecutionEnd(
+        3, state="lost", exit_info=ExitInfo(code=3)
+    )
 
 
-async def test_everything_dies_with_its_kernel(
-    with_own_machine: Callable[..., AbstractAsyncContextManager[Machine]],
-) -> None:
+async def test_everything_dies_with_its_kernel(own_machine: Machine) -> None:
     """Children and daemons do not outlive the kernel, whatever group they are in."""
     code = (
         "import subprocess\n"
@@ -263,26 +248,21 @@ async def test_everything_dies_with_its_kernel(
         "print(a.pid, b.pid)"
     )
 
-    async with with_own_machine() as machine:
-        text, _ = await run(machine, code)
-        pids = [int(pid) for pid in text.split()]
-        assert all(psutil.pid_exists(pid) for pid in pids)
-        await run(machine, "import os; os._exit(0)")
-        await machine.aclose()
-        assert not any(psutil.pid_exists(pid) for pid in pids)
+    text, _ = await run(own_machine, code)
+    pids = [int(pid) for pid in text.split()]
+    assert all(psutil.pid_exists(pid) for pid in pids)
+    await run(own_machine, "import os; os._exit(0)")
+    await own_machine.aclose()
+    assert not any(psutil.pid_exists(pid) for pid in pids)
 
 
-async def test_closing_ends_the_run_with_the_reason(
-    with_own_machine: Callable[..., AbstractAsyncContextManager[Machine]],
-) -> None:
+async def test_closing_ends_the_run_with_the_reason(own_machine: Machine) -> None:
     """A machine that is closed in a run says why, to the consumer of that run."""
-
-    async with with_own_machine() as machine:
-        running = asyncio.create_task(run(machine, "print('in', flush=True)\nwhile True: pass"))
-        await asyncio.sleep(0.5)
-        await machine.aclose(EndReason.DELETED)
-        ending = ExitInfo(reason=EndReason.DELETED)
-        assert await running == ("in\n", ExecutionEnd(137, state="lost", exit_info=ending))
+    running = asyncio.create_task(run(own_machine, "print('in', flush=True)\nwhile True: pass"))
+    await asyncio.sleep(0.5)
+    await own_machine.aclose(EndReason.DELETED)
+    ending = ExitInfo(reason=EndReason.DELETED)
+    assert await running == ("in\n", ExecutionEnd(137, state="lost", exit_info=ending))
 
 
 # ---------------------------------------------------------------- openings
@@ -365,7 +345,6 @@ async def test_cancelled_opening_leaves_nothing(host: KernelHost, tmp_path: Path
 
 async def test_host_ends_what_is_still_there(tmp_path: Path) -> None:
     """Closing the host ends its machines; then it opens none."""
-
     async with open_host(Languages.load()) as host:
         machine = await host.open(LANGUAGE, make_paths(tmp_path / "a"), Limits(), {})
         running = asyncio.create_task(run(machine, "while True: pass"))

@@ -7,13 +7,14 @@ import json
 import signal
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 
 import pytest
 import zmq
 from jupyter_client.session import Session
+from tornado.ioloop import IOLoop
 
 from era_kernels.errors import KernelStartFailed, LanguageUnavailable, StartError
 from era_kernels.kernels.exec_process import ExecProcess
@@ -37,6 +38,7 @@ from era_kernels.models import (
 )
 from era_kernels.sandbox.server.sandboxes import Sandboxes
 from era_kernels.sandbox.server.tiers import IsolationPolicy
+from tests.conftest import entered
 from tests.kernels.conftest import make_paths
 from tests.kernels.scripted_kernel import FakeMachineHandle, connect_port
 from tests.kernels.test_machine import run
@@ -47,11 +49,6 @@ STOCK_ARGV = ("python", "-m", "ipykernel_launcher", "-f", "{connection_file}")
 NAMED_TCP = {"metadata": {"era_kernels": {"transport": "tcp"}}}
 
 NAMED_STOCK = {"metadata": {"era_kernels": {"transport": "tcp", "fence": False}}}
-
-
-@pytest.fixture(params=[1, 2, 4])
-def tier(request: pytest.FixtureRequest) -> int:
-    return int(request.param)
 
 
 @asynccontextmanager
@@ -89,68 +86,97 @@ async def open_machine(host: KernelHost, directory: Path, *, kernel: bool = True
     return await host.open("toy", make_paths(directory), Limits(), {}, kernel=kernel)
 
 
+class Machines:
+    """Four machines of a tier, which tests share; one that a test has ended is replaced."""
+
+    def __init__(self, host: KernelHost, directory: Path) -> None:
+        self._host, self._directory = host, directory
+        self._opened: dict[int, Machine] = {}
+
+    async def running(self, *numbers: int) -> list[Machine]:
+        """Returns these machines; those that have to be opened start at once."""
+        found = await asyncio.gather(*(self._keep(self._opened.get(one)) for one in numbers))
+        self._opened.update(zip(numbers, found, strict=True))
+        return found
+
+    async def _keep(self, machine: Machine | None) -> Machine:
+        if machine is not None and machine.is_running:
+            return machine
+        return await open_machine(self._host, Path(tempfile.mkdtemp(dir=self._directory)))
+
+
+@asynccontextmanager
+async def open_machines(tier: int, directory: Path) -> AsyncIterator[Machines]:
+    async with open_host(tier, directory) as host:
+        yield Machines(host, directory)
+
+
+@pytest.fixture(scope="module", params=[1, 2, 4])
+def machines(
+    io_loop: IOLoop, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Machines]:
+    directory = tmp_path_factory.mktemp("tcp")
+    with entered(io_loop, open_machines(request.param, directory)) as machines:
+        yield machines
+
+
 # ---------------------------------------------------------------- kernels that run
 
 
-async def test_runs(tier: int, tmp_path: Path) -> None:
+async def test_sessions_are_apart(machines: Machines) -> None:
+    """Kernels that started at once each run what is theirs."""
+    opened = await machines.running(0, 1, 2, 3)
+    for number, machine in enumerate(opened):
+        await run(machine, f"x = {number}")
+    texts = [(await run(machine, "print(x)"))[0] for machine in opened]
+    assert texts == ["0\n", "1\n", "2\n", "3\n"]
+
+
+async def test_interrupts(machines: Machines) -> None:
+    """A deadline interrupts a run, which keeps the state."""
+    [machine] = await machines.running(3)
+    await run(machine, "x = 1")
+    assert (await run(machine, "import time; time.sleep(60)", 0.5))[1].exit_code == 124
+    assert (await run(machine, "print(x)"))[0] == "1\n"
+
+
+async def test_runs(machines: Machines) -> None:
     """State lives on, a failure is told, 10 MB of lines arrive whole, and so does a last word."""
-    async with open_host(tier, tmp_path) as host:
-        machine = await open_machine(host, tmp_path / "one")
-        assert await run(machine, "x = 41") == ("", ExecutionEnd(0))
-        assert await run(machine, "print(x + 1)") == ("42\n", ExecutionEnd(0))
-        assert (await run(machine, "import sys; sys.exit(3)"))[1].exit_code == 3
-        text, _ = await run(machine, "for n in range(100_000): print(f'{n:06d}', 'x' * 92)")
-        assert text == "".join(f"{n:06d} {'x' * 92}\n" for n in range(100_000))
-        text, end = await run(machine, "import os; print('y' * 1_000_000); os._exit(5)")
-        assert (text, end.exit_code) == ("y" * 1_000_000 + "\n", 5)
+    [machine] = await machines.running(0)
+    assert await run(machine, "x = 41") == ("", ExecutionEnd(0))
+    assert await run(machine, "print(x + 1)") == ("42\n", ExecutionEnd(0))
+    assert (await run(machine, "import sys; sys.exit(3)"))[1].exit_code == 3
+    text, _ = await run(machine, "for n in range(100_000): print(f'{n:06d}', 'x' * 92)", 90)
+    assert text == "".join(f"{n:06d} {'x' * 92}\n" for n in range(100_000))
+    text, end = await run(machine, "import os; print('y' * 1_000_000); os._exit(5)")
+    assert (text, end.exit_code) == ("y" * 1_000_000 + "\n", 5)
 
 
-async def test_last_output_arrives_whole(tier: int, tmp_path: Path) -> None:
+async def test_last_output_arrives_whole(machines: Machines) -> None:
     """A slow consumer gets all output of a program that prints much and exits at once."""
     code = "import os\nfor n in range(20_000):\n    print(f'{n:0500d}')\nos._exit(7)"
-    async with open_host(tier, tmp_path) as host:
-        machine = await open_machine(host, tmp_path / "one")
-        items: list[Output | ExecutionEnd] = []
-        async with aclosing(machine.kernel.execute(KernelRequest(code, {}, 90, 1))) as batches:
-            async for batch in batches:
-                items += batch
-                await asyncio.sleep(0.05)
-        text = "".join(item.content for item in items if isinstance(item, Stdout))
-        assert text == "".join(f"{n:0500d}\n" for n in range(20_000))
-        assert items[-1] == ExecutionEnd(7, state="lost", exit_info=ExitInfo(code=7))
+    [machine] = await machines.running(1)
+    items: list[Output | ExecutionEnd] = []
+    async with aclosing(machine.kernel.execute(KernelRequest(code, {}, 90, 1))) as batches:
+        async for batch in batches:
+            items += batch
+            await asyncio.sleep(0.05)
+    text = "".join(item.content for item in items if isinstance(item, Stdout))
+    assert text == "".join(f"{n:0500d}\n" for n in range(20_000))
+    assert items[-1] == ExecutionEnd(7, state="lost", exit_info=ExitInfo(code=7))
 
 
-async def test_interrupts(tier: int, tmp_path: Path) -> None:
-    """A deadline interrupts a run, which keeps the state."""
-    async with open_host(tier, tmp_path) as host:
-        machine = await open_machine(host, tmp_path / "one")
-        await run(machine, "x = 1")
-        assert (await run(machine, "import time; time.sleep(60)", 0.5))[1].exit_code == 124
-        assert (await run(machine, "print(x)"))[0] == "1\n"
-
-
-async def test_sessions_are_apart(tier: int, tmp_path: Path) -> None:
-    """Four kernels that start at once, all by tcp, each run what is theirs."""
-    async with open_host(tier, tmp_path) as host:
-        opened = [open_machine(host, tmp_path / f"s{number}") for number in range(4)]
-        machines = await asyncio.gather(*opened)
-        for number, machine in enumerate(machines):
-            await run(machine, f"x = {number}")
-        texts = [(await run(machine, "print(x)"))[0] for machine in machines]
-        assert texts == ["0\n", "1\n", "2\n", "3\n"]
-
-
-async def test_the_end_is_told(tier: int, tmp_path: Path) -> None:
+async def test_the_end_is_told(machines: Machines) -> None:
     """A kernel that is killed in a run is reported with the signal, not as a lost connection."""
-    async with open_host(tier, tmp_path) as host:
-        machine = await open_machine(host, tmp_path / "one")
-        code = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
-        _, end = await run(machine, code)
-        assert (end.exit_code, end.state) == (137, "lost")
-        assert end.exit_info is not None
-        assert end.exit_info.signal == signal.SIGKILL
+    code = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    [machine] = await machines.running(2)
+    _, end = await run(machine, code)
+    assert (end.exit_code, end.state) == (137, "lost")
+    assert end.exit_info is not None
+    assert end.exit_info.signal == signal.SIGKILL
 
 
+@pytest.mark.parametrize("tier", [1, 2, 4])
 @pytest.mark.parametrize("keys", [NAMED_STOCK, {}])
 async def test_the_stock_kernel_runs(tier: int, tmp_path: Path, keys: JsonObject) -> None:
     """The stock ipykernel runs by tcp, named in our metadata or chosen without any."""

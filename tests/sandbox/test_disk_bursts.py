@@ -6,17 +6,20 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 
 import pytest
+from tornado.ioloop import IOLoop
 
 from era_kernels.models import ExitInfo, Limits
 from era_kernels.sandbox.server.sandbox import Sandbox
+from tests.conftest import entered, loop
 from tests.sandbox.sandboxes import forked_program
-from tests.sandbox.test_isolation import isolated_sandboxes
+from tests.sandbox.tiers import isolated_sandboxes
 
 MIB = 1024 * 1024
 BOUND = 64 * MIB
@@ -150,31 +153,49 @@ async def run_burst(sandbox: Sandbox, code: str, pace: float = 0) -> tuple[ExitI
 
 
 @asynccontextmanager
-async def bounded_sandbox(tier: int = 1) -> AsyncIterator[Sandbox]:
-    """A sandbox whose workspace is bounded."""
+async def bounded_sandboxes(tier: int = 1) -> AsyncIterator[Callable[[], Awaitable[Sandbox]]]:
+    """Opens sandboxes whose workspaces are bounded."""
     async with isolated_sandboxes(tier) as (sandboxes, make_paths):
-        limits = Limits(workspace=BOUND, file_size=BOUND * 64, open_files=1024)
-        sandbox = await sandboxes.open_sandbox(make_paths("a"), limits)
-        await asyncio.sleep(0.3)
-        yield sandbox
+        numbers = itertools.count()
+
+        async def open_one() -> Sandbox:
+            limits = Limits(workspace=BOUND, file_size=BOUND * 64, open_files=1024)
+            sandbox = await sandboxes.open_sandbox(make_paths(str(next(numbers))), limits)
+            await asyncio.sleep(0.3)
+            return sandbox
+
+        yield open_one
+
+
+io_loop = pytest.fixture(loop, scope="module")
+
+
+@pytest.fixture(scope="module")
+def open_bounded(io_loop: IOLoop) -> Iterator[Callable[[], Awaitable[Sandbox]]]:
+    with entered(io_loop, bounded_sandboxes()) as open_one:
+        yield open_one
 
 
 @pytest.mark.parametrize("burst", BURSTS)
-async def test_burst(burst: str) -> None:
+async def test_burst(open_bounded: Callable[[], Awaitable[Sandbox]], burst: str) -> None:
     """It ends the session before a third of what the program would write is written."""
-    async with bounded_sandbox() as sandbox:
-        ending, _, out = await run_burst(sandbox, BURSTS[burst], PACE)
-        assert ending.reason == "workspace larger than 64 MB", out
-        written = out.count(".")
-        assert BOUND // MIB // 2 <= written < MAX_BURST // 3, out
+    ending, _, out = await run_burst(await open_bounded(), BURSTS[burst], PACE)
+    assert ending.reason == "workspace larger than 64 MB", out
+    written = out.count(".")
+    assert BOUND // MIB // 2 <= written < MAX_BURST // 3, out
 
 
-@pytest.mark.parametrize("program", HARMLESS)
-async def test_harmless(program: str) -> None:
-    """It stays within its bound, and goes on."""
-    async with bounded_sandbox() as sandbox:
-        ending, _, out = await run_burst(sandbox, HARMLESS[program])
-        assert (ending.reason, out) == (None, "done\nalive\n")
+async def test_harmless(open_bounded: Callable[[], Awaitable[Sandbox]]) -> None:
+    """Each stays within its bound, and goes on."""
+
+    async def run_one(program: str) -> tuple[str | None, str]:
+        ending, _, out = await run_burst(await open_bounded(), program)
+        return ending.reason, out
+
+    found = await asyncio.gather(*map(run_one, HARMLESS.values()))
+    assert dict(zip(HARMLESS, found, strict=True)) == dict.fromkeys(
+        HARMLESS, (None, "done\nalive\n")
+    )
 
 
 # Of each file only a call has a descriptor that waits until there is room in a socket.
@@ -198,11 +219,10 @@ print(8 * sum(thread.is_alive() for thread in threads), flush=True); os._exit(0)
 """
 
 
-async def test_files_that_calls_hold() -> None:
+async def test_files_that_calls_hold(open_bounded: Callable[[], Awaitable[Sandbox]]) -> None:
     """Nobody sees them, but a call that is made to stand still lets go of them."""
-    async with bounded_sandbox() as sandbox:
-        _, _, out = await run_burst(sandbox, HELD_BY_CALLS)
-        assert int(out) <= BOUND // MIB, out
+    _, _, out = await run_burst(await open_bounded(), HELD_BY_CALLS)
+    assert int(out) <= BOUND // MIB, out
 
 
 async def burst_in_large_tree(count: int, bound: int) -> tuple[str | None, int]:
@@ -246,7 +266,8 @@ async def main() -> None:
     reason, past = await burst_in_large_tree(200_000, 1000 * MIB)
     print(f"200 000 files: {past // MIB} MiB past 1000: {reason}")
     for name, code in {**BURSTS, **HARMLESS}.items():
-        async with bounded_sandbox() as sandbox:
+        async with bounded_sandboxes() as open_one:
+            sandbox = await open_one()
             began = time.monotonic()
             ending, past, out = await run_burst(sandbox, code)
             print(

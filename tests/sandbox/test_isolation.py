@@ -10,8 +10,6 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -25,8 +23,8 @@ from era_kernels.sandbox.server.process_command import Command
 from era_kernels.sandbox.server.sandboxes import Sandboxes
 from era_kernels.sandbox.server.tiers import IsolationPolicy, candidate_profiles
 from era_kernels.sandbox.server.zygote_client import ZygoteClient
+from tests.conftest import loop
 from tests.sandbox.sandboxes import (
-    ENTRIES,
     ENV,
     ORDINARY_UID,
     descendants,
@@ -36,52 +34,13 @@ from tests.sandbox.sandboxes import (
     short_directory,
     spawn_stubborn,
 )
+from tests.sandbox.tiers import MIB, Isolated, isolated_sandboxes
 from tests.waiting import wait_until
 
-MIB = 1024 * 1024
-HIDDEN = {"share/data/secret": "secret"}
 CLEANUP_SECONDS = 2.0  # seconds in which nothing may be left
 
 
-@asynccontextmanager
-async def isolated_sandboxes(
-    tier: int = 1, server_memory: int | None = None, *, shows_installation: bool = False
-) -> AsyncIterator[tuple[Sandboxes, Callable[[str], SessionPaths]]]:
-    """Sandboxes of that tier with so many bytes for all together, and a maker of places.
-
-    They may show an installation, `local`, in which the server keeps its data, `share/data`.
-    """
-    with short_directory() as base:
-        local = base / "local"
-        for name, text in {"bin/tool": "tool", "share/other/text": "text", **HIDDEN}.items():
-            (local / name).parent.mkdir(parents=True, exist_ok=True)
-            (local / name).write_text(text)
-
-        def make_paths(name: str) -> SessionPaths:
-            made = SessionPaths(
-                *(base / name / part for part in ("workspace", "packages", "cache"))
-            )
-            for part in (made.workspace, made.packages, made.cache):
-                part.mkdir(parents=True, exist_ok=True)
-            return made
-
-        try:
-            wish = IsolationPolicy(
-                strongest_tier=tier,
-                weakest_tier=tier,
-                allow_weak_tier3=True,
-                readable_paths=(ENTRIES, local) if shows_installation else (ENTRIES,),
-                hidden_paths=(local / "share" / "data",),
-            )
-            sandboxes = await Sandboxes.open(
-                base / "r", (), (ENTRIES,), wish, server_memory=server_memory
-            )
-        except StartError as error:
-            pytest.skip(str(error))
-        try:
-            yield sandboxes, make_paths
-        finally:
-            await sandboxes.aclose()
+io_loop = pytest.fixture(loop, scope="module")
 
 
 def list_mounts() -> set[str]:
@@ -105,81 +64,73 @@ async def test_hidden_below_readable(tier: int) -> None:
         assert (out, err.count("ermission denied") + err.count("No such file")) == ("tooltext", 2)
 
 
-@pytest.mark.parametrize("tier", [1, 2])
-async def test_where_code_is(tier: int) -> None:
+@pytest.mark.parametrize("isolated", [1, 2], indirect=True)
+async def test_where_code_is(isolated: Isolated) -> None:
     """The workspace is /home/user, and nothing of the host's directories is visible."""
-    async with isolated_sandboxes(tier) as (sandboxes, make_paths):
-        paths = make_paths("a")
-        sandbox = await sandboxes.open_sandbox(paths, Limits())
-        text = "pwd; echo x > file; ls -d /home/* /boot /srv /etc/shadow /sys 2>/dev/null; hostname"
-        ending, out, _ = await run_to_end(sandbox, shell_command(text, cwd="/home/user"))
-        assert (out.splitlines(), ending.code) == (["/home/user", "/home/user", "sandbox"], 0)
-        assert (paths.workspace / "file").read_text() == "x\n"
+    paths = isolated.new_paths()
+    sandbox = await isolated.sandboxes.open_sandbox(paths, Limits())
+    text = "pwd; echo x > file; ls -d /home/* /boot /srv /etc/shadow /sys 2>/dev/null; hostname"
+    ending, out, _ = await run_to_end(sandbox, shell_command(text, cwd="/home/user"))
+    assert (out.splitlines(), ending.code) == (["/home/user", "/home/user", "sandbox"], 0)
+    assert (paths.workspace / "file").read_text() == "x\n"
 
 
-@pytest.mark.parametrize("tier", [1, 3])
+@pytest.mark.parametrize("isolated", [1, 3], indirect=True)
 @pytest.mark.parametrize("part", ["workspace", "packages", "cache"])
-async def test_directory_that_holds_the_server(tier: int, part: str) -> None:
+async def test_directory_that_holds_the_server(isolated: Isolated, part: str) -> None:
     """A session is refused a directory in which the server keeps its own: it would own all."""
     if os.geteuid() != 0:
         pytest.skip("needs root")
-    async with isolated_sandboxes(tier) as (sandboxes, make_paths):
-        paths = make_paths("a")
-        base = paths.workspace.parents[1]
-        for directory in (base, base / "local" / "share", base / "a" / ".."):
-            with pytest.raises(KernelStartFailed, match="cannot be used"):
-                await sandboxes.open_sandbox(
-                    dataclasses.replace(paths, **{part: directory}), Limits()
-                )
-        assert (base.stat().st_uid, (base / "local").stat().st_uid) == (0, 0)
-        await sandboxes.open_sandbox(paths, Limits())
+    paths = isolated.new_paths()
+    base = paths.workspace.parents[1]
+    for directory in (base, base / "local" / "share", paths.workspace.parent / ".."):
+        with pytest.raises(KernelStartFailed, match="cannot be used"):
+            await isolated.sandboxes.open_sandbox(
+                dataclasses.replace(paths, **{part: directory}), Limits()
+            )
+    assert (base.stat().st_uid, (base / "local").stat().st_uid) == (0, 0)
+    await isolated.sandboxes.open_sandbox(paths, Limits())
 
 
-async def test_uid_of_its_own() -> None:
+@pytest.mark.parametrize("isolated", [1], indirect=True)
+async def test_uid_of_its_own(isolated: Isolated) -> None:
     """As root each session has a uid, which owns its files and keeps them for its next kernel."""
     if os.geteuid() != 0:
         pytest.skip("needs root")
-    async with isolated_sandboxes() as (sandboxes, make_paths):
-        paths = make_paths("a")
-        (paths.workspace / "uploaded").write_text("by the server")
-        first = await sandboxes.open_sandbox(paths, Limits())
-        other = await sandboxes.open_sandbox(make_paths("b"), Limits())
-        text = "id -u; echo more >> uploaded; mkdir -p d/e"
-        ending, out, err = await run_to_end(first, shell_command(text, cwd="/home/user"))
-        assert (ending.code, err) == (0, "")
-        _, another, _ = await run_to_end(other, shell_command("id -u"))
-        uid = int(out)
-        assert uid not in (0, int(another))
-        assert {path.stat().st_uid for path in paths.workspace.rglob("*")} == {uid}
-        await first.aclose()
-        again = await sandboxes.open_sandbox(paths, Limits())
-        assert (await run_to_end(again, shell_command("id -u")))[1] == out
+    paths = isolated.new_paths()
+    (paths.workspace / "uploaded").write_text("by the server")
+    first = await isolated.sandboxes.open_sandbox(paths, Limits())
+    other = await isolated.open()
+    text = "id -u; echo more >> uploaded; mkdir -p d/e"
+    ending, out, err = await run_to_end(first, shell_command(text, cwd="/home/user"))
+    assert (ending.code, err) == (0, "")
+    _, another, _ = await run_to_end(other, shell_command("id -u"))
+    uid = int(out)
+    assert uid not in (0, int(another))
+    assert {path.stat().st_uid for path in paths.workspace.rglob("*")} == {uid}
+    await first.aclose()
+    again = await isolated.sandboxes.open_sandbox(paths, Limits())
+    assert (await run_to_end(again, shell_command("id -u")))[1] == out
 
 
-async def test_loopback_of_its_own() -> None:
+@pytest.mark.parametrize("isolated", [1], indirect=True)
+async def test_loopback_of_its_own(isolated: Isolated) -> None:
     """A session talks to itself over TCP, and there is no other interface."""
-    async with isolated_sandboxes() as (sandboxes, make_paths):
-        sandbox = await sandboxes.open_sandbox(make_paths("a"), Limits())
-        code = (
-            "import socket; s = socket.create_server(('127.0.0.1', 10000));"
-            "c = socket.create_connection(s.getsockname()); print('connected')"
-        )
-        _, out, err = await run_to_end(sandbox, forked_program(code))
-        assert (out, err) == ("connected\n", "")
+    sandbox = await isolated.open()
+    code = (
+        "import socket; s = socket.create_server(('127.0.0.1', 10000));"
+        "c = socket.create_connection(s.getsockname()); print('connected')"
+    )
+    _, out, err = await run_to_end(sandbox, forked_program(code))
+    assert (out, err) == ("connected\n", "")
 
 
-@pytest.mark.parametrize("tier", [1, 2, 3])
-async def test_memory_of_all(tier: int) -> None:
+async def test_memory_of_all(isolated: Isolated) -> None:
     """What the processes take together ends the session, and the end has the cause."""
-    async with isolated_sandboxes(tier) as (sandboxes, make_paths):
-        sandbox = await sandboxes.open_sandbox(make_paths("a"), Limits(memory=64 * MIB))
-        code = (
-            "import os, time\n"
-            "for _ in range(4): os.fork()\n"
-            "data = b'x' * (30 << 20); time.sleep(60)"
-        )
-        ending, _, _ = await run_to_end(sandbox, forked_program(code))
-        assert (ending.reason, ending.exit_code) == ("out of memory at 64 MB", 137)
+    sandbox = await isolated.open(Limits(memory=64 * MIB))
+    code = "import os, time\nfor _ in range(4): os.fork()\ndata = b'x' * (30 << 20); time.sleep(60)"
+    ending, _, _ = await run_to_end(sandbox, forked_program(code))
+    assert (ending.reason, ending.exit_code) == ("out of memory at 64 MB", 137)
 
 
 RESERVE = """
@@ -190,34 +141,30 @@ else: print('reserved')
 """
 
 
-@pytest.mark.parametrize("tier", [1, 2, 3])
-async def test_memory_that_is_only_reserved(tier: int) -> None:
+async def test_memory_that_is_only_reserved(isolated: Isolated) -> None:
     """It counts hardly where a control group counts what is used; past all sense it is refused."""
-    async with isolated_sandboxes(tier) as (sandboxes, make_paths):
-        sandbox = await sandboxes.open_sandbox(make_paths("a"), Limits(memory=64 * MIB))
-        is_counted = "memory" not in sandboxes.profile.cgroup_limits
-        _, out, _ = await run_to_end(sandbox, forked_program(RESERVE))
-        assert out == ("12\n" if is_counted else "reserved\n")
-        code = "try: bytearray(20 << 30)\nexcept MemoryError: print('refused')"
-        assert (await run_to_end(sandbox, forked_program(code)))[1] == "refused\n"
-        assert sandbox.is_running
+    sandbox = await isolated.open(Limits(memory=64 * MIB))
+    is_counted = "memory" not in isolated.sandboxes.profile.cgroup_limits
+    _, out, _ = await run_to_end(sandbox, forked_program(RESERVE))
+    assert out == ("12\n" if is_counted else "reserved\n")
+    code = "try: bytearray(20 << 30)\nexcept MemoryError: print('refused')"
+    assert (await run_to_end(sandbox, forked_program(code)))[1] == "refused\n"
+    assert sandbox.is_running
 
 
-@pytest.mark.parametrize("tier", [1, 2, 3])
-async def test_sessions_end_before_the_server(tier: int) -> None:
+async def test_sessions_end_before_the_server(isolated: Isolated) -> None:
     """Where the host itself has no memory left, Linux ends code and inits first."""
-    async with isolated_sandboxes(tier) as (sandboxes, make_paths):
-        sandbox = await sandboxes.open_sandbox(make_paths("a"), Limits())
-        process = await sandbox.spawn(shell_command("sleep 60"))
+    sandbox = await isolated.open()
+    process = await sandbox.spawn(shell_command("sleep 60"))
 
-        def score(pid: int | None) -> int:
-            return int(Path(f"/proc/{pid}/oom_score_adj").read_text())
+    def score(pid: int | None) -> int:
+        return int(Path(f"/proc/{pid}/oom_score_adj").read_text())
 
-        assert process.is_running
-        of_session = [sandbox.pid, *descendants(sandbox.pid or 0)]
-        assert len(of_session) > 1
-        assert {score(pid) for pid in of_session} == {isolation.OOM_SCORE}
-        assert score(os.getpid()) < isolation.OOM_SCORE
+    assert process.is_running
+    of_session = [sandbox.pid, *descendants(sandbox.pid or 0)]
+    assert len(of_session) > 1
+    assert {score(pid) for pid in of_session} == {isolation.OOM_SCORE}
+    assert score(os.getpid()) < isolation.OOM_SCORE
 
 
 @pytest.mark.parametrize("tier", [1, 2, 3])
@@ -238,13 +185,13 @@ async def test_memory_of_one_without_groups(tier: int, monkeypatch: pytest.Monke
         assert sandbox.is_running
 
 
-async def test_workspace_quota() -> None:
+@pytest.mark.parametrize("isolated", [1], indirect=True)
+async def test_workspace_quota(isolated: Isolated) -> None:
     """Files that take more than the workspace may hold end the session."""
-    async with isolated_sandboxes() as (sandboxes, make_paths):
-        sandbox = await sandboxes.open_sandbox(make_paths("a"), Limits(workspace=4 * MIB))
-        text = "head -c 8388608 /dev/zero > large; sleep 60"
-        ending, _, _ = await run_to_end(sandbox, shell_command(text, cwd="/home/user"))
-        assert ending.reason == "workspace larger than 4 MB"
+    sandbox = await isolated.open(Limits(workspace=4 * MIB))
+    text = "head -c 8388608 /dev/zero > large; sleep 60"
+    ending, _, _ = await run_to_end(sandbox, shell_command(text, cwd="/home/user"))
+    assert ending.reason == "workspace larger than 4 MB"
 
 
 @pytest.mark.parametrize("where", ["packages", "cache", "runtime"])
@@ -263,18 +210,18 @@ async def test_quota_beside_the_workspace(where: str, monkeypatch: pytest.Monkey
         assert ending.reason == "files beside the workspace larger than 4 MB"
 
 
+@pytest.mark.parametrize("isolated", [1], indirect=True)
 @pytest.mark.parametrize("folder", ["/tmp", "/dev/shm"])
-async def test_empty_files_in_memory(folder: str) -> None:
+async def test_empty_files_in_memory(isolated: Isolated, folder: str) -> None:
     """They take memory of the system, so there are no more than the size makes likely."""
-    async with isolated_sandboxes() as (sandboxes, make_paths):
-        sandbox = await sandboxes.open_sandbox(make_paths("a"), Limits(tmp=8 * MIB, shm=8 * MIB))
-        code = (
-            "import itertools, os\n"
-            "try:\n"
-            f"    for n in itertools.count(): open(f'{folder}/{{n}}', 'x').close()\n"
-            "except OSError as error: print(error.errno, 1000 < n < 2048)"
-        )
-        assert (await run_to_end(sandbox, forked_program(code)))[1] == "28 True\n"
+    sandbox = await isolated.open(Limits(tmp=8 * MIB, shm=8 * MIB))
+    code = (
+        "import itertools, os\n"
+        "try:\n"
+        f"    for n in itertools.count(): open(f'{folder}/{{n}}', 'x').close()\n"
+        "except OSError as error: print(error.errno, 1000 < n < 2048)"
+    )
+    assert (await run_to_end(sandbox, forked_program(code)))[1] == "28 True\n"
 
 
 @pytest.mark.alone  # it looks at the host's mounts, and measures

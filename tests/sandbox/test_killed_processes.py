@@ -52,7 +52,6 @@ asyncio.run(main())
 
 async def test_a_killed_init_takes_everything_along() -> None:
     """SIGKILL of an init is reported at once, and daemons of the sandbox are dead after aclose."""
-
     async with open_sandboxes() as sandboxes:
         sandbox, other = await new_sandbox(sandboxes), await new_sandbox(sandboxes)
         pids, others = await spawn_stubborn(sandbox), await spawn_stubborn(other)
@@ -72,7 +71,6 @@ async def test_a_killed_init_takes_everything_along() -> None:
 
 async def test_an_init_killed_in_a_spawn_is_an_error_of_the_spawn() -> None:
     """Whenever an init dies, spawn answers: a process that ends, or KernelStartFailed."""
-
     async with open_sandboxes() as sandboxes:
         for delay in range(6):
             sandbox = await new_sandbox(sandboxes)
@@ -104,7 +102,6 @@ async def test_a_frozen_init_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def test_a_dead_zygote_is_replaced() -> None:
     """SIGKILL of the zygote: check tells, living sandboxes work on, the next open starts anew."""
-
     async with open_sandboxes() as sandboxes:
         old = await new_sandbox(sandboxes)
         pids = await spawn_stubborn(old)
@@ -130,7 +127,6 @@ async def test_a_dead_zygote_is_replaced() -> None:
 
 async def test_a_zygote_killed_in_an_opening_is_replaced() -> None:
     """A sandbox that was ordered from a dying zygote comes from the next one."""
-
     async with open_sandboxes() as sandboxes:
         for delay in range(4):
             openings = [asyncio.ensure_future(new_sandbox(sandboxes)) for _ in range(4)]
@@ -147,7 +143,6 @@ async def test_a_zygote_that_cannot_start_is_an_error_of_the_domain(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """No interpreter: StartError at the start of the server, KernelStartFailed later."""
-
     async with open_sandboxes() as sandboxes:
         monkeypatch.setattr(sys, "executable", "/bin/false")
         os.kill(sandboxes.zygote.pid, signal.SIGKILL)
@@ -170,7 +165,6 @@ async def test_a_zygote_that_cannot_start_is_an_error_of_the_domain(
 
 async def test_zygote_and_init_wait_for_the_server() -> None:
     """SIGTERM, SIGINT and SIGHUP, as a service manager or a terminal sends to all, end neither."""
-
     async with open_sandboxes() as sandboxes:
         sandbox = await new_sandbox(sandboxes)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -182,26 +176,31 @@ async def test_zygote_and_init_wait_for_the_server() -> None:
         assert (await new_sandbox(sandboxes)).is_running
 
 
+def start_server(runtime: Path, what: str) -> tuple[subprocess.Popen[str], list[int]]:
+    """Starts that server; returns it, and the pids of all below it, the zygote's first."""
+    server = subprocess.Popen(
+        [sys.executable, "-c", SERVER, str(runtime), what],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert server.stdout is not None
+    with server.stdout:
+        return server, [int(pid) for pid in server.stdout.readline().split()]
+
+
 @pytest.mark.alone  # it measures how soon all is gone
 @pytest.mark.parametrize("fault", ["kill", "return"])
 def test_nothing_survives_the_server(fault: str) -> None:
     """A server that is killed, or leaves without closing: all its processes end within 2 s."""
     with short_directory() as runtime:
-        server = subprocess.Popen(
-            [sys.executable, "-c", SERVER, str(runtime), fault],
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-        assert server.stdout is not None
-        pids = [int(pid) for pid in server.stdout.readline().split()]
+        server, pids = start_server(runtime, fault)
         assert len(pids) >= 1 + 2 * 5  # zygote; an init and four processes in each sandbox
         if fault == "kill":
             assert running_pids(pids) == pids
             server.kill()
         server.wait()
-        server.stdout.close()
         start = time.monotonic()
         assert wait_until(lambda: not running_pids(pids), seconds=2), running_pids(pids)
         assert time.monotonic() - start < 2
@@ -210,14 +209,7 @@ def test_nothing_survives_the_server(fault: str) -> None:
 def test_init_and_server_killed_together() -> None:
     """When the server dies with an init, the zygote ends what the init left before it leaves."""
     with short_directory() as runtime:
-        server = subprocess.Popen(
-            [sys.executable, "-c", SERVER, str(runtime), "stay"],
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert server.stdout is not None
-        pids = [int(pid) for pid in server.stdout.readline().split()]
+        server, pids = start_server(runtime, "stay")
         zygote = pids[0]
         inits = [pid for pid in pids if pid != zygote and _parent(pid) == zygote]
         assert len(inits) == 2
@@ -225,7 +217,6 @@ def test_init_and_server_killed_together() -> None:
             with contextlib.suppress(ProcessLookupError):  # the zygote was as quick
                 os.kill(pid, signal.SIGKILL)
         server.wait()
-        server.stdout.close()
         assert wait_until(lambda: not running_pids(pids), seconds=2), running_pids(pids)
 
 

@@ -14,11 +14,14 @@ import pytest
 from era_kernels.errors import KernelStartFailed
 from era_kernels.models import Limits, SessionPaths
 from era_kernels.sandbox.server.sandbox import Sandbox
-from era_kernels.sandbox.server.sandboxes import Sandboxes
+from tests.conftest import loop
 from tests.sandbox.sandboxes import run_to_end, shell_command
-from tests.sandbox.test_isolation import isolated_sandboxes
+from tests.sandbox.tiers import Isolated
 
-NAMESPACES = pytest.mark.parametrize("tier", [1, 2])
+NAMESPACES = pytest.mark.parametrize("isolated", [1, 2], indirect=True)
+TIER_1 = pytest.mark.parametrize("isolated", [1], indirect=True)
+
+io_loop = pytest.fixture(loop, scope="module")
 
 
 @pytest.fixture
@@ -43,8 +46,8 @@ async def shell_output(sandbox: Sandbox, text: str) -> str:
     return out + err
 
 
-async def opened(sandboxes: Sandboxes, paths: SessionPaths) -> Sandbox:
-    return await sandboxes.open_sandbox(paths, Limits())
+async def opened(isolated: Isolated, paths: SessionPaths) -> Sandbox:
+    return await isolated.sandboxes.open_sandbox(paths, Limits())
 
 
 @contextmanager
@@ -63,82 +66,73 @@ def mounted(directory: Path) -> Iterator[None]:
 
 
 @NAMESPACES
-async def test_read_only(data: Path, tier: int) -> None:
+async def test_read_only(isolated: Isolated, data: Path) -> None:
     """Files are there to be read, whatever their modes allow beyond that."""
-    async with isolated_sandboxes(tier) as (sandboxes, make_paths):
-        sandbox = await opened(sandboxes, with_mounts(make_paths("a"), data=data))
-        assert await shell_output(sandbox, "ls /mnt; cat /mnt/data/file") == "data\nrows"
-        for attempt in ("echo x >> file", "touch new", "rm file", "chmod 600 file", "mkdir d"):
-            assert "Read-only file system" in await shell_output(
-                sandbox, f"cd /mnt/data; {attempt}"
-            )
-        assert "Read-only" in await shell_output(sandbox, "touch /mnt/new")
-        options = await shell_output(sandbox, "grep ' /mnt/data ' /proc/self/mountinfo")
-        assert {"ro", "nosuid", "nodev"} <= set(options.split()[5].split(","))
+    sandbox = await opened(isolated, with_mounts(isolated.new_paths(), data=data))
+    assert await shell_output(sandbox, "ls /mnt; cat /mnt/data/file") == "data\nrows"
+    for attempt in ("echo x >> file", "touch new", "rm file", "chmod 600 file", "mkdir d"):
+        assert "Read-only file system" in await shell_output(sandbox, f"cd /mnt/data; {attempt}")
+    assert "Read-only" in await shell_output(sandbox, "touch /mnt/new")
+    options = await shell_output(sandbox, "grep ' /mnt/data ' /proc/self/mountinfo")
+    assert {"ro", "nosuid", "nodev"} <= set(options.split()[5].split(","))
     assert sorted(path.name for path in data.iterdir()) == ["file"]
     assert (data / "file").read_text() == "rows"
 
 
 @NAMESPACES
-async def test_only_for_those_that_asked(data: Path, tmp_path: Path, tier: int) -> None:
+async def test_only_for_those_that_asked(isolated: Isolated, data: Path, tmp_path: Path) -> None:
     """Another session, and another mount, see nothing of it."""
     (tmp_path / "more").mkdir(mode=0o755)
-    async with isolated_sandboxes(tier) as (sandboxes, make_paths):
-        asked = await opened(
-            sandboxes, with_mounts(make_paths("a"), data=data, more=tmp_path / "more")
-        )
-        other = await opened(sandboxes, make_paths("b"))
-        assert await shell_output(asked, "ls /mnt") == "data\nmore\n"
-        assert "No such file" in await shell_output(other, "ls /mnt")
-        assert "No such file" in await shell_output(other, f"ls {data}")
+    mine = with_mounts(isolated.new_paths(), data=data, more=tmp_path / "more")
+    asked = await opened(isolated, mine)
+    other = await opened(isolated, isolated.new_paths())
+    assert await shell_output(asked, "ls /mnt") == "data\nmore\n"
+    assert "No such file" in await shell_output(other, "ls /mnt")
+    assert "No such file" in await shell_output(other, f"ls {data}")
 
 
 @NAMESPACES
-async def test_links_lead_nowhere(data: Path, tmp_path: Path, tier: int) -> None:
+async def test_links_lead_nowhere(isolated: Isolated, data: Path, tmp_path: Path) -> None:
     """A link in the directory shows nothing of the host; one of the session's own stays inside."""
     secret = tmp_path / "secret"
     secret.write_text("of the host")
     (data / "absolute").symlink_to(secret)
     (data / "relative").symlink_to("../secret")
-    async with isolated_sandboxes(tier) as (sandboxes, make_paths):
-        sandbox = await opened(sandboxes, with_mounts(make_paths("a"), data=data))
-        for name in ("absolute", "relative"):
-            assert "No such file" in await shell_output(sandbox, f"cat /mnt/data/{name}")
-        assert "cross-device" in await shell_output(sandbox, "ln /mnt/data/file own")
-        assert "Read-only" in await shell_output(sandbox, "ln -s /mnt/data d; touch d/new")
+    sandbox = await opened(isolated, with_mounts(isolated.new_paths(), data=data))
+    for name in ("absolute", "relative"):
+        assert "No such file" in await shell_output(sandbox, f"cat /mnt/data/{name}")
+    assert "cross-device" in await shell_output(sandbox, "ln /mnt/data/file own")
+    assert "Read-only" in await shell_output(sandbox, "ln -s /mnt/data d; touch d/new")
 
 
 @NAMESPACES
-async def test_what_is_mounted_below(data: Path, tier: int) -> None:
+async def test_what_is_mounted_below(isolated: Isolated, data: Path) -> None:
     """File systems below it are read-only as well; those that come later are not seen."""
     with mounted(data / "below"):
         (data / "below" / "deep").write_text("deep")
         (data / "below").chmod(0o777)
-        async with isolated_sandboxes(tier) as (sandboxes, make_paths):
-            sandbox = await opened(sandboxes, with_mounts(make_paths("a"), data=data))
-            assert await shell_output(sandbox, "cat /mnt/data/below/deep") == "deep"
-            assert "Read-only" in await shell_output(sandbox, "touch /mnt/data/below/new")
-            with mounted(data / "later"):
-                (data / "later" / "new").touch()
-                assert await shell_output(sandbox, "ls /mnt/data/later") == ""
-                assert "Read-only" in await shell_output(sandbox, "touch /mnt/data/later/mine")
+        sandbox = await opened(isolated, with_mounts(isolated.new_paths(), data=data))
+        assert await shell_output(sandbox, "cat /mnt/data/below/deep") == "deep"
+        assert "Read-only" in await shell_output(sandbox, "touch /mnt/data/below/new")
+        with mounted(data / "later"):
+            (data / "later" / "new").touch()
+            assert await shell_output(sandbox, "ls /mnt/data/later") == ""
+            assert "Read-only" in await shell_output(sandbox, "touch /mnt/data/later/mine")
 
 
-async def test_link_to_the_directory(data: Path, tmp_path: Path) -> None:
+@TIER_1
+async def test_link_to_the_directory(isolated: Isolated, data: Path, tmp_path: Path) -> None:
     """The operator may switch a link: kernels that start from then on see what it leads to."""
     other = tmp_path / "other"
     other.mkdir()
     (other / "file").write_text("newer rows")
     link = tmp_path / "current"
     link.symlink_to(data)
-    async with isolated_sandboxes() as (sandboxes, make_paths):
-        mine = with_mounts(make_paths("a"), data=link)
-        assert await shell_output(await opened(sandboxes, mine), "cat /mnt/data/file") == "rows"
-        link.unlink()
-        link.symlink_to(other)
-        assert (
-            await shell_output(await opened(sandboxes, mine), "cat /mnt/data/file") == "newer rows"
-        )
+    mine = with_mounts(isolated.new_paths(), data=link)
+    assert await shell_output(await opened(isolated, mine), "cat /mnt/data/file") == "rows"
+    link.unlink()
+    link.symlink_to(other)
+    assert await shell_output(await opened(isolated, mine), "cat /mnt/data/file") == "newer rows"
 
 
 def taken_away(data: Path, runtime: Path) -> None:
@@ -166,6 +160,7 @@ def led_in_a_circle(data: Path, runtime: Path) -> None:
     data.symlink_to(data)
 
 
+@TIER_1
 @pytest.mark.parametrize(
     ("change", "why"),
     [
@@ -176,24 +171,24 @@ def led_in_a_circle(data: Path, runtime: Path) -> None:
         (led_above_the_server, "the server's own"),
     ],
 )
-async def test_gone(data: Path, change: Callable[[Path, Path], None], why: str) -> None:
+async def test_gone(
+    isolated: Isolated, data: Path, change: Callable[[Path, Path], None], why: str
+) -> None:
     """A directory that is not what it was keeps the session from starting, and nothing is left."""
-    async with isolated_sandboxes() as (sandboxes, make_paths):
-        mine = with_mounts(make_paths("a"), data=data)
-        first = await opened(sandboxes, mine)
-        await first.aclose()
-        runtime = first.runtime_directory.parent
-        change(data, runtime)
-        before = sorted(runtime.iterdir())
-        with pytest.raises(KernelStartFailed, match=why) as caught:
-            await opened(sandboxes, mine)
-        assert str(data) not in caught.value.message
-        assert sorted(runtime.iterdir()) == before
+    mine = with_mounts(isolated.new_paths(), data=data)
+    first = await opened(isolated, mine)
+    await first.aclose()
+    runtime = first.runtime_directory.parent
+    change(data, runtime)
+    before = sorted(runtime.iterdir())
+    with pytest.raises(KernelStartFailed, match=why) as caught:
+        await opened(isolated, mine)
+    assert str(data) not in caught.value.message
+    assert sorted(runtime.iterdir()) == before
 
 
-@pytest.mark.parametrize(("tier", "there"), [(1, True), (2, True), (3, False)])
-async def test_enforceable(tier: int, there: bool) -> None:
+async def test_enforceable(isolated: Isolated) -> None:
     """Mounts need namespaces."""
-    async with isolated_sandboxes(tier) as (sandboxes, _):
-        assert ("mounts" in sandboxes.profile.enforceable) is there
-        assert {"memory", "processes", "workspace"} <= sandboxes.profile.enforceable
+    enforceable = isolated.sandboxes.profile.enforceable
+    assert ("mounts" in enforceable) is (isolated.tier < 3)
+    assert {"memory", "processes", "workspace"} <= enforceable

@@ -13,7 +13,7 @@ from era_kernels.sandbox.server import cgroups, server_memory
 from era_kernels.sandbox.server.process import Process
 from era_kernels.sandbox.server.sandbox import Sandbox
 from tests.sandbox.sandboxes import forked_program, run_to_end, shell_command, wait_for_lines
-from tests.sandbox.test_isolation import MIB, isolated_sandboxes
+from tests.sandbox.tiers import MIB, isolated_sandboxes
 from tests.waiting import until
 
 SERVER_MEMORY = 1024 * MIB

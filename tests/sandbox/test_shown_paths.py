@@ -72,58 +72,41 @@ CASES: dict[str, tuple[Callable[[Path], None], Case]] = {
 }
 
 
-_missing: dict[int, str] = {}  # why this host has no walls of a tier; "" when it has
-
-
-async def _require_tier(base: Path, tier: int) -> None:
-    """Skips the test where this host has no such walls, whatever they are to show."""
-    if tier not in _missing:
-        policy = IsolationPolicy(
-            strongest_tier=tier,
-            weakest_tier=tier,
-            allow_weak_tier3=True,
-            readable_paths=(ENTRIES,),
-        )
-        try:
-            sandboxes = await Sandboxes.open(base / "plain", (), (ENTRIES,), policy)
-        except StartError as error:
-            _missing[tier] = str(error)
-        else:
-            _missing[tier] = ""
-            await sandboxes.aclose()
-    if _missing[tier]:
-        pytest.skip(_missing[tier])
-
-
 @pytest.mark.parametrize("tier", [1, 2, 3])
-@pytest.mark.parametrize("name", CASES)
-async def test_links(name: str, tier: int) -> None:
-    """A link, or a path that leads nowhere, shows no secret and keeps no walls from rising."""
-    make, (readable, hidden, tools, secrets) = CASES[name]
+async def test_links(tier: int) -> None:
+    """A link, or a path that leads nowhere, shows no secret and keeps no walls from rising.
+
+    All cases are shown at once, each in a folder of its own.
+    """
     with short_directory() as base:
         base.chmod(0o755)
         # Directories of the session's own: their owner is changed.
         paths = SessionPaths(*(base / "session" / part for part in ("w", "p", "c")))
         for part in (paths.workspace, paths.packages, paths.cache):
             part.mkdir(parents=True)
-        root = base / "root"
-        (root / "env" / "data").mkdir(parents=True)
-        (root / "env" / "data" / "secret").write_text(SECRET)
-        (root / "env" / "tool").write_text(TOOL)
-        make(root)
+        roots = {name: base / f"root{number}" for number, name in enumerate(CASES)}
+        for name, root in roots.items():
+            (root / "env" / "data").mkdir(parents=True)
+            (root / "env" / "data" / "secret").write_text(SECRET)
+            (root / "env" / "tool").write_text(TOOL)
+            CASES[name][0](root)
+        shown = [roots[name] / path for name, (_, case) in CASES.items() for path in case[0]]
         policy = IsolationPolicy(
             strongest_tier=tier,
             weakest_tier=tier,
             allow_weak_tier3=True,
-            readable_paths=(ENTRIES, *(root / path for path in readable)),
-            hidden_paths=(root / hidden,),
+            readable_paths=(ENTRIES, *shown),
+            hidden_paths=tuple(roots[name] / case[1] for name, (_, case) in CASES.items()),
         )
-        await _require_tier(base, tier)
-        sandboxes = await Sandboxes.open(base / "r", (), (ENTRIES,), policy)
+        try:
+            sandboxes = await Sandboxes.open(base / "r", (), (ENTRIES,), policy)
+        except StartError as error:
+            pytest.skip(str(error))
         try:
             sandbox = await sandboxes.open_sandbox(paths, Limits())
-            read = "; ".join(f"cat {root / path}" for path in (*tools, *secrets))
-            _, out, err = await run_to_end(sandbox, shell_command(read))
-            assert out == TOOL * len(tools), err
+            for name, (_, (_, _, tools, secrets)) in CASES.items():
+                read = "; ".join(f"cat {roots[name] / path}" for path in (*tools, *secrets))
+                _, out, err = await run_to_end(sandbox, shell_command(read))
+                assert out == TOOL * len(tools), (name, err)
         finally:
             await sandboxes.aclose()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,14 +29,18 @@ class D1:
     store: D1Store
     database: Database
     directory: Path
+    namespace: str = "n"  # that is meant where none is named
 
-    async def query(self, sql: str, params: Any = None, namespace: str = "n") -> Any:
+    async def query(self, sql: str, params: Any = None, namespace: str | None = None) -> Any:
         """Returns the rows."""
-        result = await self.store.query(namespace, D1Statement(sql, params))
+        result = await self.store.query(namespace or self.namespace, D1Statement(sql, params))
         return json.loads(result.rows or b"null")
 
-    async def exec(self, sql: str, params: Any = None, namespace: str = "n") -> D1Result:
-        return await self.store.execute(namespace, D1Statement(sql, params))
+    async def exec(self, sql: str, params: Any = None, namespace: str | None = None) -> D1Result:
+        return await self.store.execute(namespace or self.namespace, D1Statement(sql, params))
+
+    async def batch(self, statements: Sequence[D1Statement]) -> list[D1Result]:
+        return await self.store.batch(self.namespace, statements)
 
     async def index(self) -> dict[tuple[str, str], int]:
         """Returns the sizes of all tables, as era.db knows them."""

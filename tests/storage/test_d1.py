@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import itertools
 import os
 import signal
 import time
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tornado.ioloop import IOLoop
 
 from era_kernels.errors import (
     EraError,
@@ -30,6 +34,7 @@ from era_kernels.storage.d1 import store as store_module
 from era_kernels.storage.d1 import worker_pool
 from era_kernels.storage.d1.store import D1Statement
 from era_kernels.storage.d1.worker_process import WorkerProcess
+from tests.conftest import entered, loop
 from tests.storage.d1_stores import D1, DEAF, ENDLESS, open_d1
 
 MIB = 1024 * 1024
@@ -37,6 +42,24 @@ FILL = (
     "WITH RECURSIVE c (x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c LIMIT {rows}) "
     "INSERT INTO t SELECT randomblob({size}) FROM c"
 )
+
+
+_numbers = itertools.count()
+
+
+io_loop = pytest.fixture(loop, scope="module")
+
+
+@pytest.fixture(scope="module")
+def opened(io_loop: IOLoop, tmp_path_factory: pytest.TempPathFactory) -> Iterator[D1]:
+    with entered(io_loop, open_d1(tmp_path_factory.mktemp("d1"))) as d1:
+        yield d1
+
+
+@pytest.fixture
+def d1(opened: D1) -> D1:
+    """A store as it usually is, with a namespace that no other test has."""
+    return replace(opened, namespace=f"n{next(_numbers)}")
 
 
 async def until(condition: Any, seconds: float = 20) -> Any:
@@ -60,20 +83,19 @@ async def busy_pid(d1: D1) -> int:
 # ---------------------------------------------------------------- transactions
 
 
-async def test_exec_and_query(tmp_path: Path) -> None:
+async def test_exec_and_query(d1: D1) -> None:
     """What exec wrote, query reads; figures tell what happened."""
-    async with open_d1(tmp_path) as d1:
-        made = await d1.exec("CREATE TABLE t (id INTEGER PRIMARY KEY, a)")
-        assert (made.rows, made.meta["changes"], made.meta["changed_db"]) == (None, 0, True)
-        added = await d1.exec("INSERT INTO t (a) VALUES (?), (?)", ["x", "y"])
-        assert (added.meta["changes"], added.meta["last_row_id"]) == (2, 2)
-        assert added.meta["rows_written"] == 2
-        assert added.meta["size_after"] % 4096 == 0
-        changed = await d1.exec("UPDATE t SET a = 'z'")
-        assert (changed.meta["changes"], changed.meta["last_row_id"]) == (2, 0)
-        nothing = await d1.exec("DELETE FROM t WHERE id = 9")
-        assert (nothing.meta["changes"], nothing.meta["changed_db"]) == (0, False)
-        assert await d1.query("SELECT * FROM t") == [{"id": 1, "a": "z"}, {"id": 2, "a": "z"}]
+    made = await d1.exec("CREATE TABLE t (id INTEGER PRIMARY KEY, a)")
+    assert (made.rows, made.meta["changes"], made.meta["changed_db"]) == (None, 0, True)
+    added = await d1.exec("INSERT INTO t (a) VALUES (?), (?)", ["x", "y"])
+    assert (added.meta["changes"], added.meta["last_row_id"]) == (2, 2)
+    assert added.meta["rows_written"] == 2
+    assert added.meta["size_after"] % 4096 == 0
+    changed = await d1.exec("UPDATE t SET a = 'z'")
+    assert (changed.meta["changes"], changed.meta["last_row_id"]) == (2, 0)
+    nothing = await d1.exec("DELETE FROM t WHERE id = 9")
+    assert (nothing.meta["changes"], nothing.meta["changed_db"]) == (0, False)
+    assert await d1.query("SELECT * FROM t") == [{"id": 1, "a": "z"}, {"id": 2, "a": "z"}]
 
 
 async def test_missing_database_is_empty(tmp_path: Path) -> None:
@@ -92,73 +114,66 @@ async def test_missing_database_is_empty(tmp_path: Path) -> None:
         assert d1.directory.stat().st_mode & 0o777 == 0o700
 
 
-async def test_many_statements(tmp_path: Path) -> None:
+async def test_many_statements(d1: D1) -> None:
     """Several statements are one transaction: sums of changes, all or nothing."""
-    async with open_d1(tmp_path) as d1:
-        result = await d1.exec(
-            """
-            CREATE TABLE t (a); -- a comment; with a semicolon
-            CREATE TABLE log (a);
-            CREATE TRIGGER r AFTER INSERT ON t BEGIN INSERT INTO log VALUES (1); SELECT 2; END;
-            INSERT INTO t VALUES ('a;b'), ("c"), (';');;
-            UPDATE t SET a = 1 WHERE a = ';' ; SELECT count(*) AS n FROM log
-            """.replace('("c")', "('c')")
-        )
-        assert (result.meta["changes"], result.rows) == (4, b'[{"n":3}]')
-        with pytest.raises(SqlError):
-            await d1.exec("DELETE FROM t; DROP TABLE log; INSERT INTO nowhere VALUES (1)")
-        assert await d1.query("SELECT count(*) AS n FROM t, log") == [{"n": 9}]
-        with pytest.raises(SqlError, match="batch"):
-            await d1.exec("DELETE FROM t WHERE a = ?; SELECT 1", [1])
-        for empty in ("", " ", ";", "-- nothing", "/* nothing */ ;;"):
-            with pytest.raises(SqlError, match="no statement"):
-                await d1.exec(empty)
+    result = await d1.exec(
+        """
+        CREATE TABLE t (a); -- a comment; with a semicolon
+        CREATE TABLE log (a);
+        CREATE TRIGGER r AFTER INSERT ON t BEGIN INSERT INTO log VALUES (1); SELECT 2; END;
+        INSERT INTO t VALUES ('a;b'), ("c"), (';');;
+        UPDATE t SET a = 1 WHERE a = ';' ; SELECT count(*) AS n FROM log
+        """.replace('("c")', "('c')")
+    )
+    assert (result.meta["changes"], result.rows) == (4, b'[{"n":3}]')
+    with pytest.raises(SqlError):
+        await d1.exec("DELETE FROM t; DROP TABLE log; INSERT INTO nowhere VALUES (1)")
+    assert await d1.query("SELECT count(*) AS n FROM t, log") == [{"n": 9}]
+    with pytest.raises(SqlError, match="batch"):
+        await d1.exec("DELETE FROM t WHERE a = ?; SELECT 1", [1])
+    for empty in ("", " ", ";", "-- nothing", "/* nothing */ ;;"):
+        with pytest.raises(SqlError, match="no statement"):
+            await d1.exec(empty)
 
 
-async def test_batch(tmp_path: Path) -> None:
+async def test_batch(d1: D1) -> None:
     """A batch is one transaction, in which each statement has its own parameters and answer."""
-    async with open_d1(tmp_path) as d1:
-        statements = [
-            D1Statement("CREATE TABLE t (a UNIQUE, b)"),
-            D1Statement("INSERT INTO t VALUES (?, ?) RETURNING a", [1, "x"]),
-            D1Statement("INSERT INTO t VALUES (:a, :b)", {"a": 2, ":b": "y"}),
-            D1Statement("SELECT * FROM t"),
-        ]
-        results = await d1.store.batch("n", statements)
-        rows = [result.rows for result in results]
-        assert rows == [None, b'[{"a":1}]', None, b'[{"a":1,"b":"x"},{"a":2,"b":"y"}]']
-        assert [result.meta["changes"] for result in results] == [0, 1, 1, 0]
-        with pytest.raises(SqlError, match="Entry 1 of the batch") as raised:
-            await d1.store.batch(
-                "n", [D1Statement("DELETE FROM t"), D1Statement("INSERT INTO t VALUES (1)")]
-            )
-        assert raised.value.details == "table t has 2 columns but 1 values were supplied"
-        assert await d1.query("SELECT count(*) AS n FROM t") == [{"n": 2}]
-        assert await d1.store.batch("n", []) == []
-        one = D1Statement("SELECT 1 AS a LIMIT 0")
-        assert len(await d1.store.batch("n", [one] * 10_000)) == 10_000
-        with pytest.raises(TooLarge, match="10000 entries"):
-            await d1.store.batch("n", [one] * 10_001)
+    statements = [
+        D1Statement("CREATE TABLE t (a UNIQUE, b)"),
+        D1Statement("INSERT INTO t VALUES (?, ?) RETURNING a", [1, "x"]),
+        D1Statement("INSERT INTO t VALUES (:a, :b)", {"a": 2, ":b": "y"}),
+        D1Statement("SELECT * FROM t"),
+    ]
+    results = await d1.batch(statements)
+    rows = [result.rows for result in results]
+    assert rows == [None, b'[{"a":1}]', None, b'[{"a":1,"b":"x"},{"a":2,"b":"y"}]']
+    assert [result.meta["changes"] for result in results] == [0, 1, 1, 0]
+    with pytest.raises(SqlError, match="Entry 1 of the batch") as raised:
+        await d1.batch([D1Statement("DELETE FROM t"), D1Statement("INSERT INTO t VALUES (1)")])
+    assert raised.value.details == "table t has 2 columns but 1 values were supplied"
+    assert await d1.query("SELECT count(*) AS n FROM t") == [{"n": 2}]
+    assert await d1.batch([]) == []
+    one = D1Statement("SELECT 1 AS a LIMIT 0")
+    assert len(await d1.batch([one] * 10_000)) == 10_000
+    with pytest.raises(TooLarge, match="10000 entries"):
+        await d1.batch([one] * 10_001)
 
 
-async def test_foreign_keys(tmp_path: Path) -> None:
+async def test_foreign_keys(d1: D1) -> None:
     """Foreign keys hold, at once or at the end of the transaction."""
-    async with open_d1(tmp_path) as d1:
-        await d1.exec(
-            "CREATE TABLE a (id INTEGER PRIMARY KEY); CREATE TABLE b (a REFERENCES a (id))"
-        )
-        for sql in (
-            "INSERT INTO b VALUES (1)",
-            "PRAGMA defer_foreign_keys = on; INSERT INTO b VALUES (1)",
-        ):
-            with pytest.raises(SqlError) as raised:
-                await d1.exec(sql)
-            assert raised.value.details == "FOREIGN KEY constraint failed"
-        await d1.exec(
-            "PRAGMA defer_foreign_keys = on; INSERT INTO b VALUES (1); INSERT INTO a VALUES (1)"
-        )
-        await d1.exec("PRAGMA foreign_keys = ON; DELETE FROM b")
-        assert await d1.query("SELECT count(*) AS n FROM b") == [{"n": 0}]
+    await d1.exec("CREATE TABLE a (id INTEGER PRIMARY KEY); CREATE TABLE b (a REFERENCES a (id))")
+    for sql in (
+        "INSERT INTO b VALUES (1)",
+        "PRAGMA defer_foreign_keys = on; INSERT INTO b VALUES (1)",
+    ):
+        with pytest.raises(SqlError) as raised:
+            await d1.exec(sql)
+        assert raised.value.details == "FOREIGN KEY constraint failed"
+    await d1.exec(
+        "PRAGMA defer_foreign_keys = on; INSERT INTO b VALUES (1); INSERT INTO a VALUES (1)"
+    )
+    await d1.exec("PRAGMA foreign_keys = ON; DELETE FROM b")
+    assert await d1.query("SELECT count(*) AS n FROM b") == [{"n": 0}]
 
 
 VALUES: list[tuple[str, Any, Any]] = [
@@ -176,13 +191,12 @@ VALUES: list[tuple[str, Any, Any]] = [
 
 
 @pytest.mark.parametrize(("given", "expected"), [row[1:] for row in VALUES], ids=lambda v: "")
-async def test_values(tmp_path: Path, given: Any, expected: Any) -> None:
+async def test_values(d1: D1, given: Any, expected: Any) -> None:
     """Values come back as they were given, booleans as 0 and 1."""
-    async with open_d1(tmp_path) as d1:
-        [found] = await d1.query("SELECT ? AS a", [given])
-        assert found == {"a": expected}
-        assert type(found["a"]) is type(expected)
-        assert await d1.query("SELECT :a AS a", {"a": given}) == [{"a": expected}]
+    [found] = await d1.query("SELECT ? AS a", [given])
+    assert found == {"a": expected}
+    assert type(found["a"]) is type(expected)
+    assert await d1.query("SELECT :a AS a", {"a": given}) == [{"a": expected}]
 
 
 @pytest.mark.parametrize(
@@ -200,23 +214,21 @@ async def test_values(tmp_path: Path, given: Any, expected: Any) -> None:
         ("SELECT json('[1,  2]') AS a", {"a": "[1,2]"}),
     ],
 )
-async def test_rows(tmp_path: Path, sql: str, row: dict[str, Any]) -> None:
+async def test_rows(d1: D1, sql: str, row: dict[str, Any]) -> None:
     """Columns keep their order and get names of their own; what JSON has not becomes null."""
-    async with open_d1(tmp_path) as d1:
-        [found] = await d1.query(sql, ["x", "y"] if "?" in sql else None)
-        assert list(found.items()) == list(row.items())
+    [found] = await d1.query(sql, ["x", "y"] if "?" in sql else None)
+    assert list(found.items()) == list(row.items())
 
 
 @pytest.mark.parametrize(
     "params",
     [[], [1, 2], {"a": 1}, {}, [{"base64": "?"}], [{"base64": "é"}], [{"base64": "A"}], [2**63]],
 )
-async def test_wrong_params(tmp_path: Path, params: Any) -> None:
+async def test_wrong_params(d1: D1, params: Any) -> None:
     """Too few, too many or unusable parameters are an error of the caller."""
-    async with open_d1(tmp_path) as d1:
-        with pytest.raises(InvalidRequest):
-            await d1.query("SELECT ? AS a", params)
-        assert await d1.query("SELECT ? AS a", [1]) == [{"a": 1}]
+    with pytest.raises(InvalidRequest):
+        await d1.query("SELECT ? AS a", params)
+    assert await d1.query("SELECT ? AS a", [1]) == [{"a": 1}]
 
 
 # ---------------------------------------------------------------- limits
@@ -238,7 +250,7 @@ async def test_rows_and_bytes(tmp_path: Path) -> None:
         with pytest.raises(TooLarge):
             await d1.exec(f"INSERT INTO t {many.format(11)} RETURNING a")
         with pytest.raises(TooLarge):
-            await d1.store.batch("n", [D1Statement(many.format(6)), D1Statement(many.format(6))])
+            await d1.batch([D1Statement(many.format(6)), D1Statement(many.format(6))])
         assert await d1.query("SELECT count(*) AS n FROM t") == [{"n": 0}]
 
 
@@ -351,7 +363,7 @@ async def test_reserved_disk(tmp_path: Path) -> None:
             with pytest.raises(InsufficientStorage, match="disk_reserve"):
                 await d1.exec(sql)
             with pytest.raises(InsufficientStorage, match="disk_reserve"):
-                await d1.store.batch("n", [D1Statement("SELECT 1"), D1Statement(sql)])
+                await d1.batch([D1Statement("SELECT 1"), D1Statement(sql)])
             assert await d1.query("SELECT * FROM t") == [{"a": 1}], sql
         for sql in NOT_GROWING:
             await d1.exec(sql)
@@ -468,12 +480,11 @@ async def test_workers_that_do_not_start(
         assert await d1.query("SELECT 1 AS a") == [{"a": 1}]
 
 
-async def test_two_writers(tmp_path: Path) -> None:
+async def test_two_writers(d1: D1) -> None:
     """Writers of one namespace take turns, and none fails for another."""
-    async with open_d1(tmp_path) as d1:
-        await d1.exec("CREATE TABLE t (a); INSERT INTO t VALUES (0)")
-        await asyncio.gather(*[d1.exec("UPDATE t SET a = a + 1") for _ in range(60)])
-        assert await d1.query("SELECT a FROM t") == [{"a": 60}]
+    await d1.exec("CREATE TABLE t (a); INSERT INTO t VALUES (0)")
+    await asyncio.gather(*[d1.exec("UPDATE t SET a = a + 1") for _ in range(60)])
+    assert await d1.query("SELECT a FROM t") == [{"a": 60}]
 
 
 async def test_reads_beside_a_writer(tmp_path: Path) -> None:
@@ -541,18 +552,17 @@ async def test_cancelled_read(tmp_path: Path) -> None:
         assert await d1.query("SELECT 1 AS a") == [{"a": 1}]
 
 
-async def test_cancelled_write(tmp_path: Path) -> None:
+async def test_cancelled_write(d1: D1) -> None:
     """A write goes to its end when its caller leaves."""
-    async with open_d1(tmp_path) as d1:
-        await d1.exec("CREATE TABLE t (a)")
-        writing = asyncio.ensure_future(d1.exec("INSERT INTO t VALUES (1)"))
-        await asyncio.sleep(0)
-        writing.cancel()
+    await d1.exec("CREATE TABLE t (a)")
+    writing = asyncio.ensure_future(d1.exec("INSERT INTO t VALUES (1)"))
+    await asyncio.sleep(0)
+    writing.cancel()
 
-        async def is_there() -> bool:
-            return await d1.query("SELECT a FROM t") == [{"a": 1}]
+    async def is_there() -> bool:
+        return await d1.query("SELECT a FROM t") == [{"a": 1}]
 
-        await until(is_there)
+    await until(is_there)
 
 
 async def test_close(tmp_path: Path) -> None:

@@ -65,7 +65,6 @@ async def test_transactions_are_reported(tmp_path: Path) -> None:
 
 async def test_writes_are_read_and_survive(tmp_path: Path) -> None:
     """What `write` returned for is read at once, and after the file was opened again."""
-
     async with open_database(tmp_path) as database:
         assert await database.write(put(1)) == 1
         assert await database.read(numbers) == [1]
@@ -77,7 +76,6 @@ async def test_writes_are_read_and_survive(tmp_path: Path) -> None:
 
 async def test_commits_reach_the_disk(tmp_path: Path) -> None:
     """Each commit of the writer is followed by an fsync of the WAL."""
-
     async with open_database(tmp_path) as database:
         for pragma, value in (("journal_mode", "wal"), ("synchronous", 2)):
             row = database._writer._connection.execute(f"PRAGMA {pragma}").fetchone()
@@ -151,7 +149,6 @@ async def test_a_failed_commit_fails_every_waiter(tmp_path: Path) -> None:
 
 async def test_cancelled_callers_break_nothing(tmp_path: Path) -> None:
     """Writes whose callers are cancelled happen all the same, and others get their answers."""
-
     async with open_database(tmp_path) as database:
         tasks = [asyncio.create_task(database.write(put(n))) for n in range(300)]
         await asyncio.sleep(0)
@@ -167,7 +164,6 @@ async def test_soon_is_in_order_and_flushed(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """write_soon keeps its place among the writes, and nothing of it is lost at the close."""
-
     done: list[int] = []
     async with open_database(tmp_path) as database:
         database.write_soon(put(1), done.append)
@@ -201,7 +197,6 @@ async def test_flush_waits_for_soon(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 async def test_soon_needs_nobody(tmp_path: Path) -> None:
     """What is written soon is committed by itself, in a moment."""
-
     async with open_database(tmp_path) as database:
         database.write_soon(put(1))
         async with asyncio.timeout(10):
@@ -211,7 +206,6 @@ async def test_soon_needs_nobody(tmp_path: Path) -> None:
 
 async def test_reads_do_not_wait_for_the_writer(tmp_path: Path) -> None:
     """While a transaction is open, readers see the state before it."""
-
     async with open_database(tmp_path) as database:
         await database.write(put(1))
 
@@ -228,7 +222,6 @@ async def test_reads_do_not_wait_for_the_writer(tmp_path: Path) -> None:
 
 async def test_a_read_sees_one_state_and_cannot_write(tmp_path: Path) -> None:
     """Two statements of one read see the same rows; a write in a read is StorageFailed."""
-
     async with open_database(tmp_path) as database:
         await database.write(put(1))
         loop = asyncio.get_running_loop()
@@ -278,7 +271,6 @@ async def test_the_wal_is_written_back_when_idle(
 
 async def test_closed_is_an_error(tmp_path: Path) -> None:
     """After aclose, which may be called twice, every call is StorageFailed."""
-
     database = await Database.open(tmp_path / "t.db", SCHEMA)
     await database.aclose()
     await database.aclose()
@@ -291,7 +283,6 @@ async def test_closed_is_an_error(tmp_path: Path) -> None:
 
 async def test_check_tells_a_lost_file(tmp_path: Path) -> None:
     """check is silent while all is well, and raises when the file was removed or replaced."""
-
     async with open_database(tmp_path) as database:
         await database.check()
         (tmp_path / "t.db").rename(tmp_path / "gone")
@@ -332,7 +323,6 @@ async def test_what_is_no_database_is_refused(tmp_path: Path, content: bytes | N
 
 async def test_a_full_disk(tmp_path: Path) -> None:
     """Writes to a full disk are 507, reads go on, and it recovers by itself when there is room."""
-
     with small_disk(tmp_path, "2M") as disk:
         async with open_database(disk) as database:
             await database.write(put(0))
@@ -360,7 +350,6 @@ async def test_a_full_disk(tmp_path: Path) -> None:
 
 async def test_what_nobody_waits_for_waits_for_room(tmp_path: Path) -> None:
     """On a full disk it is kept, in its order, and comes with the next write that finds room."""
-
     with small_disk(tmp_path, "6M") as disk:
         async with open_database(disk) as database:
             await database.write(put(0))

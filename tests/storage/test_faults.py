@@ -11,13 +11,18 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from blockbuster import blockbuster_ctx
 
 from era_kernels.errors import SessionNotFound
 from era_kernels.models import Done, ExecutionStatus
-from tests.storage.stores import ROOT, Stores, open_stores, read_events, read_text
-
-ROUNDS = 5
-LONG_ROUNDS = 100
+from tests.storage.stores import (
+    ROOT,
+    Stores,
+    open_stores,
+    output_lines,
+    read_events,
+    read_text,
+)
 
 # A server that does everything at once and reports, by a write of its own, what it has answered.
 BUSY = """
@@ -121,13 +126,19 @@ async def _check_runs(stores: Stores, facts: list[list[object]]) -> None:
         assert name in ended or end.exit_code == 137 or len(events) > 1
 
 
-async def _rounds(path: Path, count: int) -> None:
-    chance = random.Random(4)
+@pytest.mark.parametrize(
+    "rounds", [5, pytest.param(100, marks=[pytest.mark.long, pytest.mark.timeout(1200)])]
+)
+async def test_a_killed_server_loses_nothing_it_answered(tmp_path: Path, rounds: int) -> None:
+    """After a SIGKILL at any time, sessions are as answered, and every appended output is there.
 
+    Every execution has one end, and nothing half is left.
+    """
+    chance = random.Random(4)
     answered = set()
-    for number in range(count):
-        facts = _killed_server(path, str(number), chance.randrange(20, 600))
-        async with open_stores(path) as stores:
+    for number in range(rounds):
+        facts = _killed_server(tmp_path, str(number), chance.randrange(20, 600))
+        async with open_stores(tmp_path) as stores:
             rows = await stores.database.read(
                 lambda c: c.execute("PRAGMA integrity_check").fetchall()
             )
@@ -139,71 +150,35 @@ async def _rounds(path: Path, count: int) -> None:
             await stores.workspaces.reconcile(directories, deleted)
             await _check_sessions(stores, facts)
             await _check_runs(stores, facts)
-            left = {entry.name for entry in (path / "sessions").iterdir()}
+            left = {entry.name for entry in (tmp_path / "sessions").iterdir()}
             assert left == directories
-            assert not (path / "lost+found").exists()
+            assert not (tmp_path / "lost+found").exists()
         answered |= {fact[0] for fact in facts}
     assert answered == {"created", "updated", "deleted", "appended", "finished"}
 
 
-async def test_a_killed_server_loses_nothing_it_answered(tmp_path: Path) -> None:
-    """After a SIGKILL at any time, sessions are as answered, and every appended output is there.
-
-    Every execution has one end, and nothing half is left.
-    """
-    await _rounds(tmp_path, ROUNDS)
-
-
-@pytest.mark.long
-@pytest.mark.timeout(1200)
-async def test_a_killed_server_loses_nothing_it_answered_long(tmp_path: Path) -> None:
-    """A killed server loses nothing in a hundred rounds either."""
-    await _rounds(tmp_path, LONG_ROUNDS)
-
-
-def test_nothing_blocks_the_loop(tmp_path: Path) -> None:
+async def test_nothing_blocks_the_loop(tmp_path: Path) -> None:
     """No store makes a blocking call on the event loop."""
-    code = """
-import asyncio, dataclasses, sys
-from pathlib import Path
-from blockbuster import BlockBuster
-from era_kernels.models import *
-from tests.storage.stores import (
-    LANGUAGE, done_event, open_stores, output_lines, read_events, read_text,
-)
-
-async def main():
-    async with open_stores(Path(sys.argv[1])) as stores:
-        session = await stores.create_session()
-        await stores.sessions.update(session, data={"a": 1})
-        stores.sessions.update_soon(session, file_count=1)
-        await stores.sessions.list_sessions()
-        for size in (3, 30_000):
-            lines = output_lines(size)
-            execution = await stores.create_finished_execution(session, f"exec-{size}", *lines)
-            log = await stores.executions.open_log(session.directory, execution.id)
-            assert len(await read_events(log)) == size + 1
-            await read_text(log, "stdout", 5, 10)
-            await stores.executions.list_executions(session.id)
-        await stores.executions.trim(session.id, session.directory, 1, 1)
-        await stores.executions.close_unfinished()
-        data_file = await stores.workspaces.before_run(session.directory, {}, None)
-        snapshot = await stores.workspaces.scan(session.directory)
-        await stores.workspaces.after_run(session.directory, snapshot, data_file)
-        await stores.workspaces.clear_files(session.directory)
-        await stores.database.check()
-        await stores.sessions.delete(session.id)
-        await stores.workspaces.remove(session.directory)
-        await stores.workspaces.reconcile(set())
-
-guard = BlockBuster()
-guard.activate()
-asyncio.run(main())
-guard.deactivate()
-print("fine")
-"""
-    result = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)],
-        cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
-    assert (result.stdout, result.returncode) == ("fine\n", 0), result.stderr
+    with blockbuster_ctx("era_kernels"):
+        async with open_stores(tmp_path) as stores:
+            session = await stores.create_session()
+            await stores.sessions.update(session, data={"a": 1})
+            stores.sessions.update_soon(session, file_count=1)
+            await stores.sessions.list_sessions()
+            for size in (3, 30_000):
+                lines = output_lines(size)
+                execution = await stores.create_finished_execution(session, f"exec-{size}", *lines)
+                log = await stores.executions.open_log(session.directory, execution.id)
+                assert len(await read_events(log)) == size + 1
+                await read_text(log, "stdout", 5, 10)
+                await stores.executions.list_executions(session.id)
+            await stores.executions.trim(session.id, session.directory, 1, 1)
+            await stores.executions.close_unfinished()
+            data_file = await stores.workspaces.before_run(session.directory, {}, None)
+            snapshot = await stores.workspaces.scan(session.directory)
+            await stores.workspaces.after_run(session.directory, snapshot, data_file)
+            await stores.workspaces.clear_files(session.directory)
+            await stores.database.check()
+            await stores.sessions.delete(session.id)
+            await stores.workspaces.remove(session.directory)
+            await stores.workspaces.reconcile(set())

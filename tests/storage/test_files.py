@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from blockbuster import blockbuster_ctx
+from tornado.ioloop import IOLoop
 
 from era_kernels.errors import (
     Conflict,
@@ -29,6 +31,7 @@ from era_kernels.safe_fs.tree import remove_tree
 from era_kernels.storage import uploads as uploads_module
 from era_kernels.storage.file_listing import FileChange
 from era_kernels.storage.files import FileStore, validate_path
+from tests.conftest import entered
 from tests.storage.stores import ROOT, small_disk
 from tests.waiting import until
 
@@ -72,6 +75,12 @@ async def read(files: FileStore, path: str, start: int = 0, stop: int | None = N
         await file.aclose()
 
 
+@pytest.fixture
+def files(io_loop: IOLoop, tmp_path: Path) -> Iterator[FileStore]:
+    with entered(io_loop, open_files(tmp_path)) as files:
+        yield files
+
+
 # ---------------------------------------------------------------- paths
 
 
@@ -96,21 +105,19 @@ def test_what_is_no_path(path: str) -> None:
         validate_path(path)
 
 
-async def test_every_call_checks_its_path(tmp_path: Path) -> None:
+async def test_every_call_checks_its_path(files: FileStore) -> None:
     """No way to a file goes around the check."""
-
-    async with open_files(tmp_path) as files:
-        upload = await files.create_upload()
-        for call in (
-            files.open(DIRECTORY, "../x"),
-            files.find(DIRECTORY, "../x"),
-            files.put(DIRECTORY, "../x", upload),
-            files.write(DIRECTORY, "../x", b""),
-            files.delete(DIRECTORY, "../x"),
-        ):
-            with pytest.raises(InvalidPath):
-                await call
-        upload.discard()
+    upload = await files.create_upload()
+    for call in (
+        files.open(DIRECTORY, "../x"),
+        files.find(DIRECTORY, "../x"),
+        files.put(DIRECTORY, "../x", upload),
+        files.write(DIRECTORY, "../x", b""),
+        files.delete(DIRECTORY, "../x"),
+    ):
+        with pytest.raises(InvalidPath):
+            await call
+    upload.discard()
 
 
 # ---------------------------------------------------------------- put, read, delete
@@ -118,7 +125,6 @@ async def test_every_call_checks_its_path(tmp_path: Path) -> None:
 
 async def test_put_and_read(tmp_path: Path) -> None:
     """What was put is read, whole or in part, with its size, type and a time of whole seconds."""
-
     async with open_files(tmp_path) as files:
         data = os.urandom(3_000_000)
         change = await put(files, "a/b/c.bin", data, "image/png")
@@ -138,56 +144,49 @@ async def test_put_and_read(tmp_path: Path) -> None:
     assert not list((tmp_path / "incoming").iterdir())
 
 
-async def test_put_replaces(tmp_path: Path) -> None:
+async def test_put_replaces(files: FileStore, tmp_path: Path) -> None:
     """A new file takes the name; who reads the old one reads on, and other names keep it."""
-
-    async with open_files(tmp_path) as files:
-        await put(files, "f", b"old")
-        os.link(workspace_of(tmp_path) / "f", tmp_path / "other")
-        file = await files.open(DIRECTORY, "f")
-        change = await put(files, "f", b"newer")
-        assert (change.count_delta, change.size_delta) == (0, 2)
-        assert [piece async for piece in file.read(0, 3)] == [b"old"]
-        await file.aclose()
-        assert await read(files, "f") == b"newer"
-        assert (tmp_path / "other").read_bytes() == b"old"
-        new = await files.find(DIRECTORY, "f")
-        assert new is not None and new.etag != file.status.etag
+    await put(files, "f", b"old")
+    os.link(workspace_of(tmp_path) / "f", tmp_path / "other")
+    file = await files.open(DIRECTORY, "f")
+    change = await put(files, "f", b"newer")
+    assert (change.count_delta, change.size_delta) == (0, 2)
+    assert [piece async for piece in file.read(0, 3)] == [b"old"]
+    await file.aclose()
+    assert await read(files, "f") == b"newer"
+    assert (tmp_path / "other").read_bytes() == b"old"
+    new = await files.find(DIRECTORY, "f")
+    assert new is not None and new.etag != file.status.etag
 
 
-async def test_delete(tmp_path: Path) -> None:
+async def test_delete(files: FileStore, tmp_path: Path) -> None:
     """A file goes, a link goes itself, a directory is a conflict."""
-
-    async with open_files(tmp_path) as files:
-        workspace = workspace_of(tmp_path)
-        await put(files, "d/f", b"123")
-        (workspace / "link").symlink_to("d/f")
-        assert (await files.delete(DIRECTORY, "link")).count_delta == 0
-        with pytest.raises(Conflict):
-            await files.delete(DIRECTORY, "d")
-        change = await files.delete(DIRECTORY, "d/f")
-        assert (change.count_delta, change.size_delta) == (-1, -3)
-        for path in ("d/f", "no/f", "d/f/x"):
-            with pytest.raises(FileNotFound):
-                await files.delete(DIRECTORY, path)
+    workspace = workspace_of(tmp_path)
+    await put(files, "d/f", b"123")
+    (workspace / "link").symlink_to("d/f")
+    assert (await files.delete(DIRECTORY, "link")).count_delta == 0
+    with pytest.raises(Conflict):
+        await files.delete(DIRECTORY, "d")
+    change = await files.delete(DIRECTORY, "d/f")
+    assert (change.count_delta, change.size_delta) == (-1, -3)
+    for path in ("d/f", "no/f", "d/f/x"):
+        with pytest.raises(FileNotFound):
+            await files.delete(DIRECTORY, path)
 
 
-async def test_change_tells_the_path_without_links(tmp_path: Path) -> None:
+async def test_change_tells_the_path_without_links(files: FileStore, tmp_path: Path) -> None:
     """A file that was put through a link is known by the path under which a walk finds it."""
-
-    async with open_files(tmp_path) as files:
-        workspace = workspace_of(tmp_path)
-        (workspace / "real").mkdir()
-        (workspace / "link").symlink_to("real")
-        (workspace / "here").symlink_to(".")
-        assert (await put(files, "link/new/f")).path == "real/new/f"
-        assert (await put(files, "here/f")).path == "f"
-        assert (await files.delete(DIRECTORY, "link/new/f")).path == "real/new/f"
+    workspace = workspace_of(tmp_path)
+    (workspace / "real").mkdir()
+    (workspace / "link").symlink_to("real")
+    (workspace / "here").symlink_to(".")
+    assert (await put(files, "link/new/f")).path == "real/new/f"
+    assert (await put(files, "here/f")).path == "f"
+    assert (await files.delete(DIRECTORY, "link/new/f")).path == "real/new/f"
 
 
 async def test_write(tmp_path: Path) -> None:
     """A small file of a short session; what cannot be put leaves nothing."""
-
     async with open_files(tmp_path) as files:
         await files.write(DIRECTORY, "a/f", b"text")
         assert await read(files, "a/f") == b"text"
@@ -198,71 +197,62 @@ async def test_write(tmp_path: Path) -> None:
     assert not list((tmp_path / "incoming").iterdir())
 
 
-async def test_used_bytes(tmp_path: Path) -> None:
+async def test_used_bytes(files: FileStore) -> None:
     """Every file counts, also those that lists leave out."""
-
-    async with open_files(tmp_path) as files:
-        await put(files, "f", b"123")
-        await put(files, "node_modules/deep/m", b"12345")
-        assert await files.used_bytes(DIRECTORY) == 8
+    await put(files, "f", b"123")
+    await put(files, "node_modules/deep/m", b"12345")
+    assert await files.used_bytes(DIRECTORY) == 8
 
 
 @pytest.mark.parametrize("path", ["f/x", "f/x/y", "d", "d/d"])
-async def test_in_the_way(tmp_path: Path, path: str) -> None:
+async def test_in_the_way(files: FileStore, tmp_path: Path, path: str) -> None:
     """A file where a directory is needed, a directory where a file is: Conflict."""
-
-    async with open_files(tmp_path) as files:
-        (workspace_of(tmp_path) / "d/d").mkdir(parents=True)
-        await put(files, "f", b"old")
-        with pytest.raises(Conflict):
-            await put(files, path)
-        assert await read(files, "f") == b"old"
+    (workspace_of(tmp_path) / "d/d").mkdir(parents=True)
+    await put(files, "f", b"old")
+    with pytest.raises(Conflict):
+        await put(files, path)
+    assert await read(files, "f") == b"old"
 
 
-async def test_session_that_is_gone(tmp_path: Path) -> None:
+async def test_session_that_is_gone(files: FileStore, tmp_path: Path) -> None:
     """Every call raises SessionNotFound after the session was deleted."""
-
-    async with open_files(tmp_path) as files:
-        upload = await files.create_upload()
-        await upload.finish("")
-        (tmp_path / "sessions" / DIRECTORY).rename(tmp_path / "sessions" / "removed")
-        for call in (
-            files.open(DIRECTORY, "f"), files.find(DIRECTORY, "f"),
-            files.put(DIRECTORY, "f", upload), files.delete(DIRECTORY, "f"),
-        ):  # fmt: skip
-            with pytest.raises(SessionNotFound):
-                await call
-        upload.discard()
+    upload = await files.create_upload()
+    await upload.finish("")
+    (tmp_path / "sessions" / DIRECTORY).rename(tmp_path / "sessions" / "removed")
+    for call in (
+        files.open(DIRECTORY, "f"), files.find(DIRECTORY, "f"),
+        files.put(DIRECTORY, "f", upload), files.delete(DIRECTORY, "f"),
+    ):  # fmt: skip
+        with pytest.raises(SessionNotFound):
+            await call
+    upload.discard()
 
 
 @pytest.mark.parametrize("instead", ["nothing", "a file", "a link out", "a FIFO"])
-async def test_workspace_that_code_replaced(tmp_path: Path, instead: str) -> None:
+async def test_workspace_that_code_replaced(files: FileStore, tmp_path: Path, instead: str) -> None:
     """There are no files then, and a put makes the directory anew."""
-
-    async with open_files(tmp_path) as files:
-        workspace, outside = workspace_of(tmp_path), tmp_path / "outside"
-        workspace.rmdir()
-        outside.mkdir()
-        (outside / "f").write_text("secret")
-        if instead == "a file":
-            workspace.write_text("")
-        elif instead == "a link out":
-            workspace.symlink_to(outside)
-        elif instead == "a FIFO":
-            os.mkfifo(workspace)
-        assert await files.find(DIRECTORY, "f") is None
-        for call in (files.open(DIRECTORY, "f"), files.delete(DIRECTORY, "f")):
-            with pytest.raises(FileNotFound):
-                await call
-        await put(files, "d/f", b"mine")
-        assert await read(files, "d/f") == b"mine"
-        assert [path.name for path in outside.iterdir()] == ["f"]
+    workspace, outside = workspace_of(tmp_path), tmp_path / "outside"
+    workspace.rmdir()
+    outside.mkdir()
+    (outside / "f").write_text("secret")
+    if instead == "a file":
+        workspace.write_text("")
+    elif instead == "a link out":
+        workspace.symlink_to(outside)
+    elif instead == "a FIFO":
+        os.mkfifo(workspace)
+    assert await files.find(DIRECTORY, "f") is None
+    for call in (files.open(DIRECTORY, "f"), files.delete(DIRECTORY, "f")):
+        with pytest.raises(FileNotFound):
+            await call
+    await put(files, "d/f", b"mine")
+    assert await read(files, "d/f") == b"mine"
+    assert [path.name for path in outside.iterdir()] == ["f"]
 
 
 @pytest.mark.parametrize("count", [1, 300, 2000])
 async def test_depth(tmp_path: Path, count: int) -> None:
     """As many parents as a path can hold are made, without recursion."""
-
     async with open_files(tmp_path) as files:
         path = "d/" * count + "f"
         await put(files, path, b"deep")
@@ -275,7 +265,6 @@ async def test_depth(tmp_path: Path, count: int) -> None:
 
 async def test_any_time(tmp_path: Path) -> None:
     """Code may set any time that the file system takes."""
-
     with small_disk(tmp_path) as disk:
         async with open_files(disk) as files:
             for seconds in (0, -1, -(2**55), 2**40, 2**55):
@@ -343,17 +332,15 @@ def test_what_code_has_shut() -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to make a file of another user")
-async def test_hard_links_to_files_of_others(tmp_path: Path) -> None:
+async def test_hard_links_to_files_of_others(files: FileStore, tmp_path: Path) -> None:
     """A file of somebody else that has another name is not read; the session's own are."""
-
-    async with open_files(tmp_path) as files:
-        for name, owner in (("mine", 0), ("theirs", 65534)):
-            (tmp_path / name).write_text(name)
-            os.chown(tmp_path / name, owner, owner)
-            (workspace_of(tmp_path) / name).hardlink_to(tmp_path / name)
-        assert await read(files, "mine") == b"mine"
-        with pytest.raises(FileNotFound):
-            await read(files, "theirs")
+    for name, owner in (("mine", 0), ("theirs", 65534)):
+        (tmp_path / name).write_text(name)
+        os.chown(tmp_path / name, owner, owner)
+        (workspace_of(tmp_path) / name).hardlink_to(tmp_path / name)
+    assert await read(files, "mine") == b"mine"
+    with pytest.raises(FileNotFound):
+        await read(files, "theirs")
 
 
 # ---------------------------------------------------------------- uploads
@@ -380,7 +367,6 @@ async def test_upload_is_written_in_pieces(tmp_path: Path, monkeypatch: pytest.M
 
 async def test_discarded_upload(tmp_path: Path) -> None:
     """Whatever was under way, nothing is left: no file, no descriptor, no complaint."""
-
     complaints: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, what: complaints.append(what))
     before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
@@ -412,7 +398,6 @@ async def test_remove_unfinished(tmp_path: Path) -> None:
 
 async def test_full_disk(tmp_path: Path) -> None:
     """No room: InsufficientStorage, the old file stays, and afterwards there is room again."""
-
     with small_disk(tmp_path) as disk:
         async with open_files(disk) as files:
             await put(files, "f", b"old")
@@ -426,7 +411,6 @@ async def test_full_disk(tmp_path: Path) -> None:
 
 async def test_closed(tmp_path: Path) -> None:
     """After the end every call is refused."""
-
     async with open_files(tmp_path) as files:
         pass
     await files.aclose()
@@ -462,7 +446,6 @@ def racing(workspace: Path, code: str) -> Iterator[None]:
 )
 async def test_parents_that_come_and_go(tmp_path: Path, code: str) -> None:
     """Directories that vanish while they are made: the file is there or it is a Conflict."""
-
     async with open_files(tmp_path) as files:
         with racing(workspace_of(tmp_path), code):
             for _ in range(300):
@@ -477,17 +460,9 @@ async def test_parents_that_come_and_go(tmp_path: Path, code: str) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["incoming", "sessions"]
 
 
-def test_nothing_blocks_the_loop(tmp_path: Path) -> None:
+async def test_nothing_blocks_the_loop(files: FileStore) -> None:
     """No call on files blocks the event loop."""
-    code = """
-import asyncio, sys
-from pathlib import Path
-from blockbuster import BlockBuster
-from tests.storage.test_files import DIRECTORY, open_files, put, read
-
-async def main():
-    async with open_files(Path(sys.argv[1])) as files:
-        guard.activate()
+    with blockbuster_ctx("era_kernels"):
         await put(files, "d/f", b"x" * 2_000_000, "a/b")
         await read(files, "d/f")
         await files.write(DIRECTORY, "g", b"x")
@@ -495,14 +470,3 @@ async def main():
         await files.used_bytes(DIRECTORY)
         await files.delete(DIRECTORY, "g")
         await files.remove_unfinished()
-        guard.deactivate()
-
-guard = BlockBuster()
-asyncio.run(main())
-print("fine")
-"""
-    result = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)],
-        cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
-    assert (result.stdout, result.returncode) == ("fine\n", 0), result.stderr

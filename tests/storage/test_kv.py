@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tornado.ioloop import IOLoop
 
 from era_kernels.errors import (
     InsufficientStorage,
@@ -28,6 +29,7 @@ from era_kernels.storage.database import Database
 from era_kernels.storage.kv import KVEntry, KVStore, list_query
 from era_kernels.storage.migrations import MIGRATIONS
 from era_kernels.storage.resources import ResourceFilter, ResourceIndex
+from tests.conftest import entered
 from tests.storage.stores import small_disk
 from tests.storage.test_key_ranges import ODD_CHARACTERS
 
@@ -101,22 +103,27 @@ async def counted(kv: KVStore) -> dict[str, tuple[int, int, int]]:
     return found
 
 
+@pytest.fixture
+def kv(io_loop: IOLoop, tmp_path: Path) -> Iterator[KVStore]:
+    with entered(io_loop, open_kv(tmp_path)) as kv:
+        yield kv
+
+
 # ---------------------------------------------------------------- entries
 
 
-async def test_put_get_delete(tmp_path: Path) -> None:
+async def test_put_get_delete(kv: KVStore) -> None:
     """A put replaces value and metadata; a deletion of a missing key is fine."""
-    async with open_kv(tmp_path) as kv:
-        with pytest.raises(KeyNotFound):
-            await kv.get("n", "k")
-        await kv.put("n", "k", "", {"a": [1, None, 2**80, 1.5, "é"]})
-        assert await kv.get("n", "k") == KVEntry("", {"a": [1, None, 2**80, 1.5, "é"]})
-        await kv.put("n", "k", "x\0é😀")
-        assert await kv.get("n", "k") == KVEntry("x\0é😀", {})
-        assert not await is_there(kv, "k", "other")
-        await kv.delete("n", "k")
-        await kv.delete("n", "k")
-        assert not await is_there(kv, "k")
+    with pytest.raises(KeyNotFound):
+        await kv.get("n", "k")
+    await kv.put("n", "k", "", {"a": [1, None, 2**80, 1.5, "é"]})
+    assert await kv.get("n", "k") == KVEntry("", {"a": [1, None, 2**80, 1.5, "é"]})
+    await kv.put("n", "k", "x\0é😀")
+    assert await kv.get("n", "k") == KVEntry("x\0é😀", {})
+    assert not await is_there(kv, "k", "other")
+    await kv.delete("n", "k")
+    await kv.delete("n", "k")
+    assert not await is_there(kv, "k")
 
 
 KEYS = [
@@ -126,15 +133,14 @@ KEYS = [
 ]  # fmt: skip
 
 
-async def test_any_key(tmp_path: Path) -> None:
+async def test_any_key(kv: KVStore) -> None:
     """Any text is a key of its own, and the list has them all in the order of their bytes."""
-    async with open_kv(tmp_path) as kv:
-        for key in KEYS:
-            await kv.put("n", key, f"value of {key}", {"key": key})
-        for key in KEYS:
-            assert await kv.get("n", key) == KVEntry(f"value of {key}", {"key": key})
-        assert await names(kv) == sorted(KEYS, key=str.encode)
-        assert await counters(kv) == await counted(kv)
+    for key in KEYS:
+        await kv.put("n", key, f"value of {key}", {"key": key})
+    for key in KEYS:
+        assert await kv.get("n", key) == KVEntry(f"value of {key}", {"key": key})
+    assert await names(kv) == sorted(KEYS, key=str.encode)
+    assert await counters(kv) == await counted(kv)
 
 
 async def test_survives(tmp_path: Path) -> None:
@@ -145,67 +151,63 @@ async def test_survives(tmp_path: Path) -> None:
         assert await kv.get("n", "k") == KVEntry("v", {"a": 1})
 
 
-async def test_times(tmp_path: Path) -> None:
+async def test_times(kv: KVStore) -> None:
     """An overwritten key keeps the time of its creation; one that had expired is new."""
-    async with open_kv(tmp_path) as kv:
-        index = ResourceIndex(database_of(kv))
+    index = ResourceIndex(database_of(kv))
 
-        async def times() -> tuple[Any, Any]:
-            [found] = (await index.list_resources(ResourceFilter(), 9, 0))[0]
-            return found.created_at, found.updated_at
+    async def times() -> tuple[Any, Any]:
+        [found] = (await index.list_resources(ResourceFilter(), 9, 0))[0]
+        return found.created_at, found.updated_at
 
-        await kv.put("n", "k", "1", expiration_ttl=0.05)
-        first = await times()
-        assert first[0] == first[1]
-        await kv.put("n", "k", "2", expiration_ttl=0.05)
-        second = await times()
-        assert second[0] == first[0] < second[1]
-        await asyncio.sleep(0.06)
-        await kv.put("n", "k", "3")
-        third = await times()
-        assert third[0] == third[1] > second[1]
+    await kv.put("n", "k", "1", expiration_ttl=0.05)
+    first = await times()
+    assert first[0] == first[1]
+    await kv.put("n", "k", "2", expiration_ttl=0.05)
+    second = await times()
+    assert second[0] == first[0] < second[1]
+    await asyncio.sleep(0.06)
+    await kv.put("n", "k", "3")
+    third = await times()
+    assert third[0] == third[1] > second[1]
 
 
 # ---------------------------------------------------------------- limits
 
 
 @pytest.mark.parametrize("character", ["a", "\0", "é", "€", "😀"])
-async def test_key_limit(tmp_path: Path, character: str) -> None:
+async def test_key_limit(kv: KVStore, character: str) -> None:
     """A key has at most 512 bytes, whatever is done with it."""
     most = character * (512 // len(character.encode()))
-    async with open_kv(tmp_path) as kv:
-        await kv.put("n", most, "v")
-        assert await is_there(kv, most)
-        for refused in (
-            kv.put("n", most + character, "v"), kv.get("n", most + character),
-            kv.delete("n", most + character),
-        ):  # fmt: skip
-            with pytest.raises(TooLarge, match="512"):
-                await refused
+    await kv.put("n", most, "v")
+    assert await is_there(kv, most)
+    for refused in (
+        kv.put("n", most + character, "v"), kv.get("n", most + character),
+        kv.delete("n", most + character),
+    ):  # fmt: skip
+        with pytest.raises(TooLarge, match="512"):
+            await refused
 
 
 @pytest.mark.parametrize("character", ["a", "\0", "é", "😀"])
-async def test_value_limit(tmp_path: Path, character: str) -> None:
+async def test_value_limit(kv: KVStore, character: str) -> None:
     """A value has at most so many bytes; a refused one leaves the old one."""
     most = character * (MAX_VALUE // len(character.encode()))
-    async with open_kv(tmp_path) as kv:
-        await kv.put("n", "k", most)
-        with pytest.raises(TooLarge, match="max_kv_value"):
-            await kv.put("n", "k", most + character)
-        assert (await kv.get("n", "k")).value == most
+    await kv.put("n", "k", most)
+    with pytest.raises(TooLarge, match="max_kv_value"):
+        await kv.put("n", "k", most + character)
+    assert (await kv.get("n", "k")).value == most
 
 
 @pytest.mark.parametrize("character", ["a", "é", "😀"])
-async def test_metadata_limit(tmp_path: Path, character: str) -> None:
+async def test_metadata_limit(kv: KVStore, character: str) -> None:
     """Metadata has at most 1024 bytes as compact JSON in UTF-8."""
     room = 1024 - len('{"a":""}')
     text = character * (room // len(character.encode()))
-    async with open_kv(tmp_path) as kv:
-        await kv.put("n", "k", "v", {"a": text})
-        assert (await kv.get("n", "k")).metadata == {"a": text}
-        with pytest.raises(TooLarge, match="1024"):
-            await kv.put("n", "k", "w", {"a": text + character})
-        assert (await kv.get("n", "k")).value == "v"
+    await kv.put("n", "k", "v", {"a": text})
+    assert (await kv.get("n", "k")).metadata == {"a": text}
+    with pytest.raises(TooLarge, match="1024"):
+        await kv.put("n", "k", "w", {"a": text + character})
+    assert (await kv.get("n", "k")).value == "v"
 
 
 # ---------------------------------------------------------------- quotas
@@ -265,37 +267,35 @@ async def test_expired_keys_are_not_in_the_way(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- time
 
 
-async def test_expired_at_once(tmp_path: Path) -> None:
+async def test_expired_at_once(kv: KVStore) -> None:
     """Nothing shows an expired key, whether or not it is deleted yet; a new put may revive it."""
-    async with open_kv(tmp_path) as kv:
-        index = ResourceIndex(database_of(kv))
-        await kv.put("n", "dies", "v", expiration_ttl=0.1)
-        await kv.put("n", "lives", "v", expiration_ttl=1000)
-        assert await names(kv) == ["dies", "lives"]
-        await asyncio.sleep(0.11)
-        assert await stored_rows(kv) == 2
-        assert not await is_there(kv, "dies")
-        assert await names(kv) == ["lives"]
-        assert await names(kv, "d") == []
-        found, total = await index.list_resources(ResourceFilter(), 9, 0)
-        assert ([one.key for one in found], total) == (["lives"], 1)
-        totals = await index.totals()
-        assert (totals.total, totals.total_size, totals.by_namespace) == (1, 1, {"n": 1})
-        await kv.put("n", "dies", "w")
-        assert await names(kv) == ["dies", "lives"]
-        await kv.delete("n", "dies")
-        assert await counters(kv) == await counted(kv)
+    index = ResourceIndex(database_of(kv))
+    await kv.put("n", "dies", "v", expiration_ttl=0.1)
+    await kv.put("n", "lives", "v", expiration_ttl=1000)
+    assert await names(kv) == ["dies", "lives"]
+    await asyncio.sleep(0.11)
+    assert await stored_rows(kv) == 2
+    assert not await is_there(kv, "dies")
+    assert await names(kv) == ["lives"]
+    assert await names(kv, "d") == []
+    found, total = await index.list_resources(ResourceFilter(), 9, 0)
+    assert ([one.key for one in found], total) == (["lives"], 1)
+    totals = await index.totals()
+    assert (totals.total, totals.total_size, totals.by_namespace) == (1, 1, {"n": 1})
+    await kv.put("n", "dies", "w")
+    assert await names(kv) == ["dies", "lives"]
+    await kv.delete("n", "dies")
+    assert await counters(kv) == await counted(kv)
 
 
-async def test_put_sets_the_expiry_anew(tmp_path: Path) -> None:
+async def test_put_sets_the_expiry_anew(kv: KVStore) -> None:
     """A put without a time to live makes a key that stays."""
-    async with open_kv(tmp_path) as kv:
-        await kv.put("n", "k", "v", expiration_ttl=0.05)
-        await kv.put("n", "k", "w")
-        await kv.put("n", "l", "v")
-        await kv.put("n", "l", "w", expiration_ttl=0.05)
-        await asyncio.sleep(0.06)
-        assert await names(kv) == ["k"]
+    await kv.put("n", "k", "v", expiration_ttl=0.05)
+    await kv.put("n", "k", "w")
+    await kv.put("n", "l", "v")
+    await kv.put("n", "l", "w", expiration_ttl=0.05)
+    await asyncio.sleep(0.06)
+    assert await names(kv) == ["k"]
 
 
 async def deleted_in_time(kv: KVStore, left: int, seconds: float = 10) -> bool:
@@ -368,48 +368,43 @@ async def all_pages(
             await between()
 
 
-async def test_pages_end(tmp_path: Path) -> None:
+async def test_pages_end(kv: KVStore) -> None:
     """The last page has no cursor, also when it is full."""
-    async with open_kv(tmp_path) as kv:
-        for number in range(4):
-            await kv.put("n", f"k{number}", "v")
-        for limit in (1, 2, 3, 4, 5):
-            assert await all_pages(kv, "n", "", limit) == ["k0", "k1", "k2", "k3"]
-        assert (await kv.list_keys("n", limit=4)).cursor == ""
-        assert await all_pages(kv, "none", "", 1) == []
+    for number in range(4):
+        await kv.put("n", f"k{number}", "v")
+    for limit in (1, 2, 3, 4, 5):
+        assert await all_pages(kv, "n", "", limit) == ["k0", "k1", "k2", "k3"]
+    assert (await kv.list_keys("n", limit=4)).cursor == ""
+    assert await all_pages(kv, "none", "", 1) == []
 
 
-async def test_cursor_of_a_deleted_key(tmp_path: Path) -> None:
+async def test_cursor_of_a_deleted_key(kv: KVStore) -> None:
     """A cursor works when its key is gone, and with a prefix that comes before or after it."""
-    async with open_kv(tmp_path) as kv:
-        for name in ("a1", "a2", "b1", "b2"):
-            await kv.put("n", name, "v")
-        cursor = (await kv.list_keys("n", limit=2)).cursor
-        await kv.delete("n", "a2")
-        await kv.put("n", "a3", "v")
-        page = await kv.list_keys("n", limit=9, cursor=cursor)
-        assert [key.name for key in page.keys] == ["a3", "b1", "b2"]
-        for prefix, expected in (("a", ["a3"]), ("b", ["b1", "b2"]), ("A", [])):
-            page = await kv.list_keys("n", prefix, cursor=cursor)
-            assert [key.name for key in page.keys] == expected
-        with pytest.raises(InvalidRequest):
-            await kv.list_keys("n", cursor="no cursor")
+    for name in ("a1", "a2", "b1", "b2"):
+        await kv.put("n", name, "v")
+    cursor = (await kv.list_keys("n", limit=2)).cursor
+    await kv.delete("n", "a2")
+    await kv.put("n", "a3", "v")
+    page = await kv.list_keys("n", limit=9, cursor=cursor)
+    assert [key.name for key in page.keys] == ["a3", "b1", "b2"]
+    for prefix, expected in (("a", ["a3"]), ("b", ["b1", "b2"]), ("A", [])):
+        page = await kv.list_keys("n", prefix, cursor=cursor)
+        assert [key.name for key in page.keys] == expected
+    with pytest.raises(InvalidRequest):
+        await kv.list_keys("n", cursor="no cursor")
 
 
 @pytest.mark.parametrize("is_after", [False, True])
 @pytest.mark.parametrize("has_end", [False, True])
-async def test_list_is_a_range(tmp_path: Path, is_after: bool, has_end: bool) -> None:
+async def test_list_is_a_range(kv: KVStore, is_after: bool, has_end: bool) -> None:
     """A page is read by one search of an index that holds all of it, in its order."""
-    async with open_kv(tmp_path) as kv:
-        query = list_query(is_after=is_after, has_end=has_end)
-        values = {"namespace": "n", "start": "", "end": "z", "now": 0, "limit": 1}
-        plan = await database_of(kv).read(
-            lambda connection: connection.execute(f"EXPLAIN QUERY PLAN {query}", values).fetchall()
-        )
-        [step] = [row[3] for row in plan]
-        assert step.startswith("SEARCH kv USING COVERING INDEX kv_list (namespace=? AND key>?"), (
-            step
-        )
+    query = list_query(is_after=is_after, has_end=has_end)
+    values = {"namespace": "n", "start": "", "end": "z", "now": 0, "limit": 1}
+    plan = await database_of(kv).read(
+        lambda connection: connection.execute(f"EXPLAIN QUERY PLAN {query}", values).fetchall()
+    )
+    [step] = [row[3] for row in plan]
+    assert step.startswith("SEARCH kv USING COVERING INDEX kv_list (namespace=? AND key>?"), step
 
 
 # ---------------------------------------------------------------- against a dict
@@ -524,14 +519,13 @@ def test_counters_after_all(opened: OpenKV) -> None:
 # ---------------------------------------------------------------- many, and a full disk
 
 
-async def test_many_at_once(tmp_path: Path) -> None:
+async def test_many_at_once(kv: KVStore) -> None:
     """Of many puts of one key at once, one is there in the end, whole, and counted once."""
-    async with open_kv(tmp_path) as kv:
-        puts = (kv.put("n", "k", f"{n}" * 1000, {"n": n}) for n in range(50))
-        await asyncio.gather(*puts)
-        entry = await kv.get("n", "k")
-        assert entry.value == str(entry.metadata["n"]) * 1000
-        assert await counters(kv) == await counted(kv)
+    puts = (kv.put("n", "k", f"{n}" * 1000, {"n": n}) for n in range(50))
+    await asyncio.gather(*puts)
+    entry = await kv.get("n", "k")
+    assert entry.value == str(entry.metadata["n"]) * 1000
+    assert await counters(kv) == await counted(kv)
 
 
 async def test_full_disk(tmp_path: Path) -> None:

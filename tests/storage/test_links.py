@@ -43,76 +43,70 @@ async def test_create_and_find(tmp_path: Path) -> None:
         assert [await store.find(link.id.encode()) for link in made] == made
 
 
-async def test_delete(tmp_path: Path) -> None:
+async def test_delete(stores: Stores, session: Session) -> None:
     """A link is deleted from its own session only, and once."""
-    async with open_stores(tmp_path) as stores:
-        store, session = LinkStore(stores.database), await stores.create_session()
-        await store.create(make(session, "l1"), b"1")
-        assert not await store.delete("another", "l1")
-        assert not await store.delete(session.directory, "l2")
-        assert await store.delete(session.directory, "l1")
-        assert not await store.delete(session.directory, "l1")
-        assert await store.find(b"1") is None
+    store = LinkStore(stores.database)
+    await store.create(make(session, "l1"), b"1")
+    assert not await store.delete("another", "l1")
+    assert not await store.delete(session.directory, "l2")
+    assert await store.delete(session.directory, "l1")
+    assert not await store.delete(session.directory, "l1")
+    assert await store.find(b"1") is None
 
 
-async def test_goes_with_the_session(tmp_path: Path) -> None:
+async def test_goes_with_the_session(stores: Stores, session: Session) -> None:
     """Links are deleted with their session, by either way; another one of that id has none."""
-    async with open_stores(tmp_path) as stores:
-        store, session = LinkStore(stores.database), await stores.create_session()
-        await store.create(make(session, "l1"), b"1")
-        await stores.sessions.delete("s1")
-        assert await rows(stores) == 0
-        again = await stores.create_session()
-        with pytest.raises(SessionNotFound):
-            await store.create(make(session, "l2"), b"2")
-        assert await store.list_links(again.directory) == []
-        await store.create(make(again, "l3"), b"3")
-        await store.create(make(await stores.create_session("s2"), "l4"), b"4")
-        await stores.sessions.delete_all()
-        assert await rows(stores) == 0
-
-
-async def test_bound(tmp_path: Path) -> None:
-    """A session has a number of links; those that have expired make room, others' do not count."""
-    async with open_stores(tmp_path) as stores:
-        store = LinkStore(stores.database, max_links=2)
-        session, other = await stores.create_session(), await stores.create_session("s2")
-        await store.create(make(session, "l1", ttl=-1), b"1")
+    store = LinkStore(stores.database)
+    await store.create(make(session, "l1"), b"1")
+    await stores.sessions.delete("s1")
+    assert await rows(stores) == 0
+    again = await stores.create_session()
+    with pytest.raises(SessionNotFound):
         await store.create(make(session, "l2"), b"2")
-        await store.create(make(session, "l3"), b"3")
-        with pytest.raises(AtCapacity):
-            await store.create(make(session, "l4"), b"4")
-        await store.create(make(other, "l5"), b"5")
-        assert [link.id for link in await store.list_links(session.directory)] == ["l2", "l3"]
-        assert await store.find(b"1") is None
+    assert await store.list_links(again.directory) == []
+    await store.create(make(again, "l3"), b"3")
+    await store.create(make(await stores.create_session("s2"), "l4"), b"4")
+    await stores.sessions.delete_all()
+    assert await rows(stores) == 0
 
 
-async def test_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_bound(stores: Stores) -> None:
+    """A session has a number of links; those that have expired make room, others' do not count."""
+    store = LinkStore(stores.database, max_links=2)
+    session, other = await stores.create_session(), await stores.create_session("s2")
+    await store.create(make(session, "l1", ttl=-1), b"1")
+    await store.create(make(session, "l2"), b"2")
+    await store.create(make(session, "l3"), b"3")
+    with pytest.raises(AtCapacity):
+        await store.create(make(session, "l4"), b"4")
+    await store.create(make(other, "l5"), b"5")
+    assert [link.id for link in await store.list_links(session.directory)] == ["l2", "l3"]
+    assert await store.find(b"1") is None
+
+
+async def test_sweep(stores: Stores, session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     """What expired long ago is swept, at a start and with each new link; the rest is kept."""
     monkeypatch.setattr(links, "SWEEP_BATCH", 2)
     long_ago = -links.KEPT_AFTER_EXPIRY.total_seconds() - 1
-    async with open_stores(tmp_path) as stores:
-        store, session = LinkStore(stores.database), await stores.create_session()
-        for number in range(7):
-            await store.create(make(session, f"l{number}", ttl=long_ago), bytes([number]))
-        await store.create(make(session, "kept", ttl=long_ago + 60), b"kept")
-        assert await rows(stores) <= 3
-        await store.sweep()
-        assert await rows(stores) == 1
-        assert await store.find(b"kept") is not None
+    store = LinkStore(stores.database)
+    for number in range(7):
+        await store.create(make(session, f"l{number}", ttl=long_ago), bytes([number]))
+    await store.create(make(session, "kept", ttl=long_ago + 60), b"kept")
+    assert await rows(stores) <= 3
+    await store.sweep()
+    assert await rows(stores) == 1
+    assert await store.find(b"kept") is not None
 
 
-async def test_no_room(tmp_path: Path) -> None:
+async def test_no_room(stores: Stores, session: Session) -> None:
     """With less room than the reserve no link is made; those that there are can be used."""
 
     def no_room() -> None:
         raise InsufficientStorage("less than disk_reserve")
 
-    async with open_stores(tmp_path) as stores:
-        session = await stores.create_session()
-        link = make(session, "l1")
-        await LinkStore(stores.database).create(link, b"1")
-        store = LinkStore(stores.database, no_room)
-        with pytest.raises(InsufficientStorage):
-            await store.create(make(session, "l2"), b"2")
-        assert await store.find(b"1") == link
+    link = make(session, "l1")
+    await LinkStore(stores.database).create(link, b"1")
+    store = LinkStore(stores.database, no_room)
+    with pytest.raises(InsufficientStorage):
+        await store.create(make(session, "l2"), b"2")
+    assert await store.find(b"1") == link

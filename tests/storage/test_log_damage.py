@@ -8,14 +8,13 @@ from pathlib import Path
 import pytest
 
 from era_kernels.errors import ExecutionNotFound, StorageFailed
-from era_kernels.models import Display, ErrorEvent, Event, Result, Stderr, Stdout
+from era_kernels.models import Display, ErrorEvent, Event, Result, Session, Stderr, Stdout
+from era_kernels.storage.execution_log import ExecutionLog
 from era_kernels.storage.log_index import MARK_INTERVAL_BYTES, boot_id, index_path
 from tests.storage.stores import (
-    LANGUAGE,
     Stores,
     done_event,
     make_execution,
-    open_stores,
     output_lines,
     read_events,
     read_text,
@@ -28,7 +27,7 @@ MANY: list[Event] = [
 ]
 
 
-async def test_rich_output_in_the_words_of_the_log(tmp_path: Path) -> None:
+async def test_rich_output_in_the_words_of_the_log(stores: Stores, session: Session) -> None:
     """A display that names its parts as the log names its own is no text of a stream."""
     events: list[Event] = [
         Display({"type": "stdout"}),
@@ -36,13 +35,11 @@ async def test_rich_output_in_the_words_of_the_log(tmp_path: Path) -> None:
         Stdout('"type":"stderr"'),
     ]
 
-    async with open_stores(tmp_path) as stores:
-        session = await stores.create_session()
-        await stores.create_finished_execution(session, "exec-1", *events)
-        log = await stores.executions.open_log(session.directory, "exec-1")
-        assert [entry.event for entry in await read_events(log)][:3] == events
-        assert await read_text(log, "stdout") == b'"type":"stderr"'
-        assert await read_text(log, "stderr") == b""
+    await stores.create_finished_execution(session, "exec-1", *events)
+    log = await stores.executions.open_log(session.directory, "exec-1")
+    assert [entry.event for entry in await read_events(log)][:3] == events
+    assert await read_text(log, "stdout") == b'"type":"stderr"'
+    assert await read_text(log, "stderr") == b""
 
 
 async def _long(stores: Stores) -> Path:
@@ -54,77 +51,65 @@ async def _long(stores: Stores) -> Path:
     return path
 
 
-async def test_an_index_from_before_a_power_loss(tmp_path: Path) -> None:
+async def test_an_index_from_before_a_power_loss(stores: Stores) -> None:
     """A log of the old size whose last blocks hold zeros is counted again after a reboot.
 
     The saved index does not matter then, and the new count is saved.
     """
-
-    async with open_stores(tmp_path) as stores:
-        path = await _long(stores)
-        data = path.read_bytes()
-        path.write_bytes(data[:-5000] + bytes(5000))
-        index = index_path(path)
-        index.write_bytes(index.read_bytes().replace(boot_id().encode(), b"before"))
-        for _ in range(2):
-            log = await stores.executions.open_log(path.parent.parent.name, "exec-1")
-            assert [entry.event for entry in await read_events(log)] == MANY[:-1]
-            assert len(await read_text(log, "stdout")) == log.text_bytes["stdout"]
-        assert boot_id() in index.read_text()
-
-
-async def test_an_index_that_only_happens_to_fit(tmp_path: Path) -> None:
-    """When a log is repaired its old index goes: the new end may give it the size of before."""
-
-    async with open_stores(tmp_path) as stores:
-        path = await _long(stores)
-        await stores.database.write(
-            lambda c: c.execute("UPDATE executions SET status = 'running'").rowcount
-        )
-        os.truncate(path, path.stat().st_size - 20)
-        await stores.executions.close_unfinished()
-        assert not index_path(path).exists()
+    path = await _long(stores)
+    data = path.read_bytes()
+    path.write_bytes(data[:-5000] + bytes(5000))
+    index = index_path(path)
+    index.write_bytes(index.read_bytes().replace(boot_id().encode(), b"before"))
+    for _ in range(2):
         log = await stores.executions.open_log(path.parent.parent.name, "exec-1")
-        *events, done = [one.event for one in await read_events(log)]
-        assert (events, done.type) == ([*MANY, LINE, STOPPED], "done")
+        assert [entry.event for entry in await read_events(log)] == MANY[:-1]
+        assert len(await read_text(log, "stdout")) == log.text_bytes["stdout"]
+    assert boot_id() in index.read_text()
 
 
-async def test_a_header_of_zeros(tmp_path: Path) -> None:
+async def test_an_index_that_only_happens_to_fit(stores: Stores) -> None:
+    """When a log is repaired its old index goes: the new end may give it the size of before."""
+    path = await _long(stores)
+    await stores.database.write(
+        lambda c: c.execute("UPDATE executions SET status = 'running'").rowcount
+    )
+    os.truncate(path, path.stat().st_size - 20)
+    await stores.executions.close_unfinished()
+    assert not index_path(path).exists()
+    log = await stores.executions.open_log(path.parent.parent.name, "exec-1")
+    *events, done = [one.event for one in await read_events(log)]
+    assert (events, done.type) == ([*MANY, LINE, STOPPED], "done")
+
+
+async def test_a_header_of_zeros(stores: Stores, session: Session, log: ExecutionLog) -> None:
     """What follows a header that is lost is not trusted; the repair writes a new one."""
-
-    async with open_stores(tmp_path) as stores:
-        session = await stores.create_session()
-        log = await stores.executions.create(make_execution(session), session.directory, LANGUAGE)
-        await log.append(output_lines(20))
-        await log.aclose()
-        path = stores.log_path(session, "exec-1")
-        with path.open("r+b") as file:
-            file.write(bytes(30))
-        torn = await stores.executions.open_log(session.directory, "exec-1")
-        assert (await read_events(torn), torn.size) == ([], 0)
-        await stores.executions.close_unfinished()
-        whole = await stores.executions.open_log(session.directory, "exec-1")
-        error, done = [one.event for one in await read_events(whole)]
-        assert (error, done.type) == (STOPPED, "done")
-        assert path.read_bytes().startswith(b'{"seq":0,')
+    await log.append(output_lines(20))
+    await log.aclose()
+    path = stores.log_path(session, "exec-1")
+    with path.open("r+b") as file:
+        file.write(bytes(30))
+    torn = await stores.executions.open_log(session.directory, "exec-1")
+    assert (await read_events(torn), torn.size) == ([], 0)
+    await stores.executions.close_unfinished()
+    whole = await stores.executions.open_log(session.directory, "exec-1")
+    error, done = [one.event for one in await read_events(whole)]
+    assert (error, done.type) == (STOPPED, "done")
+    assert path.read_bytes().startswith(b'{"seq":0,')
 
 
-async def test_the_last_event(tmp_path: Path) -> None:
+async def test_the_last_event(stores: Stores, session: Session, log: ExecutionLog) -> None:
     """The last line is found without reading the rest; an empty log has none."""
-
-    async with open_stores(tmp_path) as stores:
-        session = await stores.create_session()
-        log = await stores.executions.create(make_execution(session), session.directory, LANGUAGE)
-        assert (await log.last_event(), log.last_seq) == (None, 0)
-        recorded = await log.append([*MANY, done_event(make_execution(session))])
-        assert (await log.last_event(), log.last_seq) == (recorded[-1], len(MANY) + 1)
-        await log.aclose()
-        path = stores.log_path(session, "exec-1")
-        path.write_bytes(path.read_bytes()[:-10] + bytes(9) + b"\n")
-        with pytest.raises(StorageFailed):
-            await log.last_event()
-        with pytest.raises(StorageFailed):
-            await read_events(log)
-        path.unlink()
-        with pytest.raises(ExecutionNotFound):
-            await log.last_event()
+    assert (await log.last_event(), log.last_seq) == (None, 0)
+    recorded = await log.append([*MANY, done_event(make_execution(session))])
+    assert (await log.last_event(), log.last_seq) == (recorded[-1], len(MANY) + 1)
+    await log.aclose()
+    path = stores.log_path(session, "exec-1")
+    path.write_bytes(path.read_bytes()[:-10] + bytes(9) + b"\n")
+    with pytest.raises(StorageFailed):
+        await log.last_event()
+    with pytest.raises(StorageFailed):
+        await read_events(log)
+    path.unlink()
+    with pytest.raises(ExecutionNotFound):
+        await log.last_event()

@@ -59,7 +59,6 @@ async def _end(stores: Stores, session: Session, name: str) -> Done:
 
 async def test_an_open_execution_is_closed(tmp_path: Path) -> None:
     """What was written stays; then come a line on stderr, SERVER_STOPPED and `done`: 137, lost."""
-
     async with open_stores(tmp_path) as stores:
         session = await stores.create_session(data={"a": 2**70}, kernel_generation=4)
         await _left_open(stores, session, "exec-1")
@@ -82,7 +81,6 @@ async def test_an_open_execution_is_closed(tmp_path: Path) -> None:
 )
 async def test_a_crash_in_the_middle_of_the_repair(tmp_path: Path, cut: str) -> None:
     """Wherever the repair itself is killed, the next start finishes it, with one end."""
-
     async with open_stores(tmp_path) as stores:
         session = await stores.create_session()
         await _left_open(stores, session, "exec-1")
@@ -139,7 +137,6 @@ async def test_line_stands_for_itself(
 
 async def test_a_finished_log_keeps_its_own_end(tmp_path: Path) -> None:
     """A run that had ended, only its row was lost, keeps its exit code; nothing is appended."""
-
     async with open_stores(tmp_path) as stores:
         session = await stores.create_session()
         execution = make_execution(session)
@@ -159,7 +156,6 @@ async def test_logs_without_rows_and_rows_without_logs(tmp_path: Path) -> None:
 
     A log without a whole header is removed; finished executions are left alone.
     """
-
     async with open_stores(tmp_path) as stores:
         session = await stores.create_session()
         finished = await stores.create_finished_execution(
@@ -193,14 +189,11 @@ async def test_logs_without_rows_and_rows_without_logs(tmp_path: Path) -> None:
         assert names == {"exec-finished", "exec-no-log", "exec-no-row"}
 
 
-async def test_a_session_without_a_directory(tmp_path: Path) -> None:
+async def test_a_session_without_a_directory(stores: Stores, session: Session) -> None:
     """Where nothing is left on disk, the row at least is closed."""
-
-    async with open_stores(tmp_path) as stores:
-        session = await stores.create_session()
-        await _left_open(stores, session, "exec-1")
-        await stores.workspaces.remove(session.directory)
-        await stores.executions.close_unfinished()
-        row = await stores.executions.get("s1", "exec-1")
-        assert (row.status, row.exit_code) == (ExecutionStatus.FINISHED, 137)
-        await stores.executions.close_unfinished()
+    await _left_open(stores, session, "exec-1")
+    await stores.workspaces.remove(session.directory)
+    await stores.executions.close_unfinished()
+    row = await stores.executions.get("s1", "exec-1")
+    assert (row.status, row.exit_code) == (ExecutionStatus.FINISHED, 137)
+    await stores.executions.close_unfinished()

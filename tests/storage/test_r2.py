@@ -7,7 +7,7 @@ import fcntl
 import hashlib
 import os
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tornado.ioloop import IOLoop
 
 from era_kernels.errors import (
     InsufficientStorage,
@@ -32,6 +33,7 @@ from era_kernels.storage.database import Database
 from era_kernels.storage.migrations import MIGRATIONS
 from era_kernels.storage.r2 import R2Store
 from era_kernels.storage.r2_table import StoredObject
+from tests.conftest import entered
 from tests.storage.stores import small_disk
 from tests.waiting import wait_until
 
@@ -98,6 +100,12 @@ async def open_objects(
         await database.aclose()
 
 
+@pytest.fixture
+def objects(io_loop: IOLoop, tmp_path: Path) -> Iterator[Objects]:
+    with entered(io_loop, open_objects(tmp_path)) as objects:
+        yield objects
+
+
 async def eventually(path: Path, count: int) -> bool:
     """Waits until there are so many blobs."""
     condition = lambda: len(list((path / "r2").glob("??/*"))) == count  # noqa: E731 - short
@@ -127,127 +135,120 @@ async def test_round_trip(tmp_path: Path, size: int) -> None:
         assert await objects.store.find("n", "k") == put
 
 
-async def test_every_key(tmp_path: Path) -> None:
+async def test_every_key(objects: Objects, tmp_path: Path) -> None:
     """Any text is a key, and none is a name of a file."""
-    async with open_objects(tmp_path) as objects:
-        for key in KEYS:
-            await objects.put(key, key.encode())
-        for key in KEYS:
-            assert await objects.get(key) == key.encode()
-        listed, truncated = await objects.store.list("n")
-        assert [one.key for one in listed] == sorted(KEYS, key=str.encode)
-        assert not truncated
-        inside = {path.relative_to(tmp_path / "r2") for path in objects.blobs()}
-        assert all(len(path.name) == 32 and path.name[:2] == path.parent.name for path in inside)
-        assert len(inside) == len(KEYS)
+    for key in KEYS:
+        await objects.put(key, key.encode())
+    for key in KEYS:
+        assert await objects.get(key) == key.encode()
+    listed, truncated = await objects.store.list("n")
+    assert [one.key for one in listed] == sorted(KEYS, key=str.encode)
+    assert not truncated
+    inside = {path.relative_to(tmp_path / "r2") for path in objects.blobs()}
+    assert all(len(path.name) == 32 and path.name[:2] == path.parent.name for path in inside)
+    assert len(inside) == len(KEYS)
 
 
-async def test_overwrite_and_delete(tmp_path: Path) -> None:
+async def test_overwrite_and_delete(objects: Objects, tmp_path: Path) -> None:
     """An object is replaced whole and keeps its time of creation; its old blob goes."""
-    async with open_objects(tmp_path) as objects:
-        first = await objects.put("k", b"first", custom_metadata={"a": "b"}, content_type="a/b")
-        second = await objects.put("k", b"second!")
-        found = await objects.store.find("n", "k")
-        assert found is not None
-        assert (found.created_at, found.updated_at) == (first.created_at, second.updated_at)
-        assert (found.custom_metadata, found.content_type) == ({}, "")
-        assert await objects.get("k") == b"second!"
-        assert await objects.counted() == (1, 7)
-        assert await eventually(tmp_path, 1)
-        assert await objects.store.delete("n", "k")
-        assert not await objects.store.delete("n", "k")
-        assert not await objects.store.delete("n", "other")
-        with pytest.raises(ObjectNotFound):
-            await objects.get("k")
-        assert await objects.counted() == (0, 0)
-        assert await eventually(tmp_path, 0)
+    first = await objects.put("k", b"first", custom_metadata={"a": "b"}, content_type="a/b")
+    second = await objects.put("k", b"second!")
+    found = await objects.store.find("n", "k")
+    assert found is not None
+    assert (found.created_at, found.updated_at) == (first.created_at, second.updated_at)
+    assert (found.custom_metadata, found.content_type) == ({}, "")
+    assert await objects.get("k") == b"second!"
+    assert await objects.counted() == (1, 7)
+    assert await eventually(tmp_path, 1)
+    assert await objects.store.delete("n", "k")
+    assert not await objects.store.delete("n", "k")
+    assert not await objects.store.delete("n", "other")
+    with pytest.raises(ObjectNotFound):
+        await objects.get("k")
+    assert await objects.counted() == (0, 0)
+    assert await eventually(tmp_path, 0)
 
 
-async def test_opened_objects_stay(tmp_path: Path) -> None:
+async def test_opened_objects_stay(objects: Objects, tmp_path: Path) -> None:
     """What was opened stays readable when its object is replaced or deleted."""
-    async with open_objects(tmp_path) as objects:
-        data = os.urandom(3 * MIB)
-        await objects.put("k", data)
-        _, first = await objects.store.open("n", "k")
-        await objects.put("k", b"new")
-        _, second = await objects.store.open("n", "k")
-        await objects.store.delete("n", "k")
-        assert await eventually(tmp_path, 0)
-        assert b"".join([chunk async for chunk in first.read(0, len(data))]) == data
-        assert b"".join([chunk async for chunk in second.read(0, 3)]) == b"new"
-        await first.aclose()
-        await second.aclose()
+    data = os.urandom(3 * MIB)
+    await objects.put("k", data)
+    _, first = await objects.store.open("n", "k")
+    await objects.put("k", b"new")
+    _, second = await objects.store.open("n", "k")
+    await objects.store.delete("n", "k")
+    assert await eventually(tmp_path, 0)
+    assert b"".join([chunk async for chunk in first.read(0, len(data))]) == data
+    assert b"".join([chunk async for chunk in second.read(0, 3)]) == b"new"
+    await first.aclose()
+    await second.aclose()
 
 
-async def test_concurrent_puts(tmp_path: Path) -> None:
+async def test_concurrent_puts(objects: Objects, tmp_path: Path) -> None:
     """Of many puts of one key the last commit wins, whole, and the other blobs go."""
-    async with open_objects(tmp_path) as objects:
-        contents = [bytes([number]) * (200_000 + number) for number in range(20)]
-        puts = await asyncio.gather(*(objects.put("k", data) for data in contents))
-        found = await objects.store.find("n", "k")
-        assert found is not None
-        assert found.etag in {put.etag for put in puts}
-        data = await objects.get("k")
-        assert data in contents
-        assert hashlib.md5(data).hexdigest() == found.etag
-        assert await objects.counted() == (1, found.size)
-        assert await eventually(tmp_path, 1)
+    contents = [bytes([number]) * (200_000 + number) for number in range(20)]
+    puts = await asyncio.gather(*(objects.put("k", data) for data in contents))
+    found = await objects.store.find("n", "k")
+    assert found is not None
+    assert found.etag in {put.etag for put in puts}
+    data = await objects.get("k")
+    assert data in contents
+    assert hashlib.md5(data).hexdigest() == found.etag
+    assert await objects.counted() == (1, found.size)
+    assert await eventually(tmp_path, 1)
 
 
-async def test_reads_beside_writes(tmp_path: Path) -> None:
+async def test_reads_beside_writes(objects: Objects) -> None:
     """Readers of a key that is replaced all the time always get one whole object."""
-    async with open_objects(tmp_path) as objects:
-        await objects.put("k", b"0" * 10)
+    await objects.put("k", b"0" * 10)
 
-        async def write() -> None:
-            for number in range(60):
-                await objects.put("k", bytes([number]) * 1000)
+    async def write() -> None:
+        for number in range(60):
+            await objects.put("k", bytes([number]) * 1000)
 
-        async def read() -> None:
-            for _ in range(120):
-                assert len(set(await objects.get("k"))) == 1
+    async def read() -> None:
+        for _ in range(120):
+            assert len(set(await objects.get("k"))) == 1
 
-        await asyncio.gather(write(), read(), read())
+    await asyncio.gather(write(), read(), read())
 
 
-async def test_discarded_upload(tmp_path: Path) -> None:
+async def test_discarded_upload(objects: Objects) -> None:
     """An upload that is given up leaves the old object and no file."""
-    async with open_objects(tmp_path) as objects:
-        await objects.put("k", b"old")
-        upload = await objects.store.start_upload("n", "k", 0)
-        await upload.write(b"x" * MIB)
-        upload.discard()
-        upload.discard()
-        assert await asyncio.to_thread(wait_until, lambda: not objects.incoming())
-        assert await objects.get("k") == b"old"
+    await objects.put("k", b"old")
+    upload = await objects.store.start_upload("n", "k", 0)
+    await upload.write(b"x" * MIB)
+    upload.discard()
+    upload.discard()
+    assert await asyncio.to_thread(wait_until, lambda: not objects.incoming())
+    assert await objects.get("k") == b"old"
 
 
 # ---------------------------------------------------------------- conditions and bounds
 
 
-async def test_preconditions(tmp_path: Path) -> None:
+async def test_preconditions(objects: Objects, tmp_path: Path) -> None:
     """A condition sees the object at the commit, and what it refuses changes nothing."""
 
     def only_new(found: StoredObject | None) -> None:
         if found is not None:
             raise PreconditionFailed("It is there.")
 
-    async with open_objects(tmp_path) as objects:
-        await objects.put("k", b"old", precondition=only_new)
-        with pytest.raises(PreconditionFailed):
-            await objects.put("k", b"new", precondition=only_new)
-        with pytest.raises(PreconditionFailed):
-            await objects.store.start_upload("n", "k", 0, only_new)
-        with pytest.raises(PreconditionFailed):
-            await objects.store.delete("n", "k", only_new)
-        assert await objects.get("k") == b"old"
-        assert await objects.counted() == (1, 3)
-        assert await eventually(tmp_path, 1)
-        results = await asyncio.gather(
-            *(objects.put("once", b"x", precondition=only_new) for _ in range(10)),
-            return_exceptions=True,
-        )
-        assert sum(isinstance(result, PreconditionFailed) for result in results) == 9
+    await objects.put("k", b"old", precondition=only_new)
+    with pytest.raises(PreconditionFailed):
+        await objects.put("k", b"new", precondition=only_new)
+    with pytest.raises(PreconditionFailed):
+        await objects.store.start_upload("n", "k", 0, only_new)
+    with pytest.raises(PreconditionFailed):
+        await objects.store.delete("n", "k", only_new)
+    assert await objects.get("k") == b"old"
+    assert await objects.counted() == (1, 3)
+    assert await eventually(tmp_path, 1)
+    results = await asyncio.gather(
+        *(objects.put("once", b"x", precondition=only_new) for _ in range(10)),
+        return_exceptions=True,
+    )
+    assert sum(isinstance(result, PreconditionFailed) for result in results) == 9
 
 
 async def test_overhead(tmp_path: Path) -> None:
@@ -349,24 +350,23 @@ async def test_max_object(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- lists
 
 
-async def test_pages(tmp_path: Path) -> None:
+async def test_pages(objects: Objects) -> None:
     """Pages follow each other by the last key, also while objects come and go."""
-    async with open_objects(tmp_path) as objects:
-        for number in range(25):
-            await objects.put(f"k{number:02}", b"x")
-        await objects.put("k07", b"x", namespace="other")
-        first, more = await objects.store.list("n", "k", 10)
-        assert ([one.key for one in first], more) == ([f"k{n:02}" for n in range(10)], True)
-        await objects.store.delete("n", "k09")
-        await objects.store.delete("n", "k10")
-        await objects.put("k09a", b"x")
-        second, more = await objects.store.list("n", "k", 14, "k09")
-        assert [one.key for one in second] == ["k09a", *(f"k{n:02}" for n in range(11, 24))]
-        assert more
-        assert [one.key for one in (await objects.store.list("n", "k0", 100, "k06"))[0]] == [
-            "k07", "k08", "k09a"
-        ]  # fmt: skip
-        assert await objects.store.list("none") == ([], False)
+    for number in range(25):
+        await objects.put(f"k{number:02}", b"x")
+    await objects.put("k07", b"x", namespace="other")
+    first, more = await objects.store.list("n", "k", 10)
+    assert ([one.key for one in first], more) == ([f"k{n:02}" for n in range(10)], True)
+    await objects.store.delete("n", "k09")
+    await objects.store.delete("n", "k10")
+    await objects.put("k09a", b"x")
+    second, more = await objects.store.list("n", "k", 14, "k09")
+    assert [one.key for one in second] == ["k09a", *(f"k{n:02}" for n in range(11, 24))]
+    assert more
+    assert [one.key for one in (await objects.store.list("n", "k0", 100, "k06"))[0]] == [
+        "k07", "k08", "k09a"
+    ]  # fmt: skip
+    assert await objects.store.list("none") == ([], False)
 
 
 @settings(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -11,6 +11,7 @@ from itertools import product
 from pathlib import Path
 
 import pytest
+from tornado.ioloop import IOLoop
 
 from era_kernels.models import ResourceType, StorageQuotas
 from era_kernels.storage.d1.store import D1Statement, D1Store
@@ -19,6 +20,7 @@ from era_kernels.storage.r2 import R2Store
 from era_kernels.storage.resources import Resource, ResourceFilter, ResourceIndex, list_query
 from era_kernels.storage.sql_values import time_to_text
 from era_kernels.storage.storage_usage import count_change
+from tests.conftest import entered
 from tests.storage.stores import CREATED_AT, Stores, make_session, open_stores
 
 KV, D1, R2, DO = ResourceType.KV, ResourceType.D1, ResourceType.R2, ResourceType.DO
@@ -89,6 +91,12 @@ async def open_index(path: Path) -> AsyncIterator[Index]:
         yield Index(stores, kv, ResourceIndex(stores.database))
 
 
+@pytest.fixture
+def index(io_loop: IOLoop, tmp_path: Path) -> Iterator[Index]:
+    with entered(io_loop, open_index(tmp_path)) as index:
+        yield index
+
+
 NEWEST_FIRST = ["s", "user:1", "s360", "s300", "x", "items", "user/1", "users"]
 
 
@@ -127,101 +135,94 @@ async def put_object(store: R2Store, key: str) -> None:
         upload.discard()
 
 
-async def test_nothing(tmp_path: Path) -> None:
+async def test_nothing(index: Index) -> None:
     """Where nothing is stored nothing is listed or counted."""
-    async with open_index(tmp_path) as index:
-        assert await index.list() == []
-        totals = await index.resources.totals()
-        assert totals.by_type == {KV: 0, D1: 0, R2: 0, DO: 0}
-        assert (totals.total, totals.by_namespace, totals.total_size) == (0, {}, 0)
+    assert await index.list() == []
+    totals = await index.resources.totals()
+    assert totals.by_type == {KV: 0, D1: 0, R2: 0, DO: 0}
+    assert (totals.total, totals.by_namespace, totals.total_size) == (0, {}, 0)
 
 
-async def test_every_type(tmp_path: Path) -> None:
+async def test_every_type(index: Index) -> None:
     """Keys, tables, objects and sessions are one list, with the fields of each."""
-    async with open_index(tmp_path) as index:
-        await index.fill()
-        listed = await index.list()
-        assert [one.key for one in listed] == NEWEST_FIRST
-        shown = {one.key: (one.type, one.namespace, one.size, one.metadata) for one in listed}
-        assert shown == {
-            "s": (KV, "sessions", 2, {}),
-            "user:1": (KV, "n", 5, {"b": 2}),
-            "s360": (DO, "sessions", 0, {}),
-            "s300": (DO, "sessions", 7, {"m": 1}),
-            "x": (R2, "m", 14, {"a": "é"}),
-            "items": (D1, "m", 13, {}),
-            "user/1": (R2, "n", 12, {"a": "é"}),
-            "users": (D1, "n", 11, {}),
-        }
-        assert listed[3].created_at == listed[3].updated_at == make_session(300).created_at
+    await index.fill()
+    listed = await index.list()
+    assert [one.key for one in listed] == NEWEST_FIRST
+    shown = {one.key: (one.type, one.namespace, one.size, one.metadata) for one in listed}
+    assert shown == {
+        "s": (KV, "sessions", 2, {}),
+        "user:1": (KV, "n", 5, {"b": 2}),
+        "s360": (DO, "sessions", 0, {}),
+        "s300": (DO, "sessions", 7, {"m": 1}),
+        "x": (R2, "m", 14, {"a": "é"}),
+        "items": (D1, "m", 13, {}),
+        "user/1": (R2, "n", 12, {"a": "é"}),
+        "users": (D1, "n", 11, {}),
+    }
+    assert listed[3].created_at == listed[3].updated_at == make_session(300).created_at
 
 
-async def test_filters(tmp_path: Path) -> None:
+async def test_filters(index: Index) -> None:
     """Type, namespace and beginning of the key, alone and together."""
-    async with open_index(tmp_path) as index:
-        await index.fill()
-        for type_, namespace, prefix in product(
-            [None, *ResourceType],
-            [None, "n", "m", "sessions", "none"],
-            ["", "u", "user:", "s", "z"],
-        ):
-            expected = [
-                one.key
-                for one in await index.list()
-                if type_ in (None, one.type)
-                and namespace in (None, one.namespace)
-                and one.key.startswith(prefix)
-            ]
-            wanted = {"type": type_, "namespace": namespace, "key_prefix": prefix}
-            assert await index.keys(**wanted) == expected, wanted
+    await index.fill()
+    for type_, namespace, prefix in product(
+        [None, *ResourceType],
+        [None, "n", "m", "sessions", "none"],
+        ["", "u", "user:", "s", "z"],
+    ):
+        expected = [
+            one.key
+            for one in await index.list()
+            if type_ in (None, one.type)
+            and namespace in (None, one.namespace)
+            and one.key.startswith(prefix)
+        ]
+        wanted = {"type": type_, "namespace": namespace, "key_prefix": prefix}
+        assert await index.keys(**wanted) == expected, wanted
 
 
-async def test_updates_come_first(tmp_path: Path) -> None:
+async def test_updates_come_first(index: Index) -> None:
     """What is changed moves to the front: a key that is put, a session that has run."""
-    async with open_index(tmp_path) as index:
-        await index.fill()
-        await index.kv.put("n", "user:1", "new")
-        assert (await index.keys())[:2] == ["user:1", "s"]
-        last_run_at = CREATED_AT + timedelta(days=36500)
-        index.stores.sessions.update_soon(make_session(300), last_run_at=last_run_at)
-        assert (await index.keys())[:3] == ["s300", "user:1", "s"]
-        [session] = await index.list(1)
-        assert (session.created_at, session.updated_at) == (
-            make_session(300).created_at, last_run_at
-        )  # fmt: skip
-        await index.kv.delete("n", "user:1")
-        assert (await index.keys())[:2] == ["s300", "s"]
+    await index.fill()
+    await index.kv.put("n", "user:1", "new")
+    assert (await index.keys())[:2] == ["user:1", "s"]
+    last_run_at = CREATED_AT + timedelta(days=36500)
+    index.stores.sessions.update_soon(make_session(300), last_run_at=last_run_at)
+    assert (await index.keys())[:3] == ["s300", "user:1", "s"]
+    [session] = await index.list(1)
+    assert (session.created_at, session.updated_at) == (
+        make_session(300).created_at, last_run_at
+    )  # fmt: skip
+    await index.kv.delete("n", "user:1")
+    assert (await index.keys())[:2] == ["s300", "s"]
 
 
-async def test_pages(tmp_path: Path) -> None:
+async def test_pages(index: Index) -> None:
     """Pages of any size are parts of the one list, and there is nothing past its end."""
-    async with open_index(tmp_path) as index:
-        await index.fill()
-        for limit in range(1, 10):
-            pages = [await index.keys(limit, offset) for offset in range(0, 10, limit)]
-            assert [key for page in pages for key in page] == NEWEST_FIRST
-        assert await index.keys(9, 2**62) == []
+    await index.fill()
+    for limit in range(1, 10):
+        pages = [await index.keys(limit, offset) for offset in range(0, 10, limit)]
+        assert [key for page in pages for key in page] == NEWEST_FIRST
+    assert await index.keys(9, 2**62) == []
 
 
-async def test_equal_times(tmp_path: Path) -> None:
+async def test_equal_times(index: Index) -> None:
     """What was updated in the same moment keeps its order from page to page."""
-    async with open_index(tmp_path) as index:
-        for number in range(20):
-            await index.insert("d1_tables", 0, namespace="n", name=f"t{number}")
-            await index.insert("d1_tables", 0, namespace="m", name=f"t{number}")
-        pages = [await index.list(3, offset) for offset in range(0, 40, 3)]
-        assert len({(one.namespace, one.key) for page in pages for one in page}) == 40
+    for number in range(20):
+        await index.insert("d1_tables", 0, namespace="n", name=f"t{number}")
+        await index.insert("d1_tables", 0, namespace="m", name=f"t{number}")
+    pages = [await index.list(3, offset) for offset in range(0, 40, 3)]
+    assert len({(one.namespace, one.key) for page in pages for one in page}) == 40
 
 
-async def test_totals(tmp_path: Path) -> None:
+async def test_totals(index: Index) -> None:
     """All are counted by type and namespace; sizes are those of the list."""
-    async with open_index(tmp_path) as index:
-        await index.fill()
-        totals = await index.resources.totals()
-        assert totals.by_type == {KV: 2, D1: 2, R2: 2, DO: 2}
-        assert totals.by_namespace == {"m": 2, "n": 3, "sessions": 3}
-        assert totals.total == 8
-        assert totals.total_size == sum([one.size for one in await index.list()])
+    await index.fill()
+    totals = await index.resources.totals()
+    assert totals.by_type == {KV: 2, D1: 2, R2: 2, DO: 2}
+    assert totals.by_namespace == {"m": 2, "n": 3, "sessions": 3}
+    assert totals.total == 8
+    assert totals.total_size == sum([one.size for one in await index.list()])
 
 
 FILTERS = [
@@ -231,27 +232,26 @@ FILTERS = [
 ]
 
 
-@pytest.mark.parametrize("wanted", FILTERS, ids=str)
-async def test_pages_use_indexes(tmp_path: Path, wanted: ResourceFilter) -> None:
+async def test_pages_use_indexes(index: Index) -> None:
     """No page scans a table: it searches an index, or walks one in the order of the list.
 
     Only what a prefix selects is sorted.
     """
-    async with open_index(tmp_path) as index:
-        values = {
-            "namespace": "n", "prefix": "k", "prefix_end": "l", "now": 0, "limit": 1, "offset": 0
-        }  # fmt: skip
+    values = {"namespace": "n", "prefix": "k", "prefix_end": "l", "now": 0, "limit": 1, "offset": 0}
+    for wanted in FILTERS:
+        query = f"EXPLAIN QUERY PLAN {list_query(wanted)}"
         rows = await index.stores.database.read(
-            lambda connection: connection.execute(
-                f"EXPLAIN QUERY PLAN {list_query(wanted)}", values
-            ).fetchall()
+            lambda connection, query=query: connection.execute(query, values).fetchall()
         )
-        plan = [row[3] for row in rows]
-        reads = [step for step in plan if step.startswith(("SCAN", "SEARCH"))]
-        assert len(reads) >= len(wanted.tables)
-        assert all("INDEX" in step for step in reads), plan
-        assert not any("TEMP B-TREE" in step for step in plan) or wanted.key_prefix
-        for step in reads:
-            walks = step.startswith("SCAN")
-            assert not walks or not wanted.key_prefix, plan
-            assert not walks or wanted.namespace is None or " sessions " in step, plan
+        check_plan([row[3] for row in rows], wanted)
+
+
+def check_plan(plan: list[str], wanted: ResourceFilter) -> None:
+    reads = [step for step in plan if step.startswith(("SCAN", "SEARCH"))]
+    assert len(reads) >= len(wanted.tables), (wanted, plan)
+    assert all("INDEX" in step for step in reads), (wanted, plan)
+    assert not any("TEMP B-TREE" in step for step in plan) or wanted.key_prefix, (wanted, plan)
+    for step in reads:
+        walks = step.startswith("SCAN")
+        assert not walks or not wanted.key_prefix, (wanted, plan)
+        assert not walks or wanted.namespace is None or " sessions " in step, (wanted, plan)

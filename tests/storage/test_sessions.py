@@ -13,7 +13,14 @@ import pytest
 from era_kernels.errors import SessionExists, SessionNotFound
 from era_kernels.models import HostPatterns, Limits, Session, StorageScope
 from era_kernels.storage.sessions import SessionStore
-from tests.storage.stores import CREATED_AT, LANGUAGE, make_execution, make_session, open_stores
+from tests.storage.stores import (
+    CREATED_AT,
+    LANGUAGE,
+    Stores,
+    make_execution,
+    make_session,
+    open_stores,
+)
 
 
 async def listed(store: SessionStore, **page: Any) -> tuple[list[Session], int]:
@@ -58,65 +65,55 @@ async def test_every_field_is_kept_exactly(tmp_path: Path) -> None:
         assert found.data["é\u2028\x00"][2] is True
 
 
-async def test_a_taken_id_changes_nothing(tmp_path: Path) -> None:
+async def test_a_taken_id_changes_nothing(stores: Stores) -> None:
     """Of many creations with one id exactly one wins, the others are SessionExists."""
-
-    async with open_stores(tmp_path) as stores:
-        wishes = [make_session(n, id="same") for n in range(20)]
-        outcomes = await asyncio.gather(
-            *map(stores.sessions.create, wishes), return_exceptions=True
-        )
-        assert [type(o) for o in outcomes] == [type(None), *[SessionExists] * 19]
-        assert await stores.sessions.get("same") == wishes[0]
+    wishes = [make_session(n, id="same") for n in range(20)]
+    outcomes = await asyncio.gather(*map(stores.sessions.create, wishes), return_exceptions=True)
+    assert [type(o) for o in outcomes] == [type(None), *[SessionExists] * 19]
+    assert await stores.sessions.get("same") == wishes[0]
 
 
-async def test_what_is_not_there(tmp_path: Path) -> None:
+async def test_what_is_not_there(stores: Stores) -> None:
     """get, update and delete raise SessionNotFound; find and update_soon do not."""
-
-    async with open_stores(tmp_path) as stores:
-        store = stores.sessions
-        assert await store.find("s1") is None
-        for call in (
-            store.get("s1"),
-            store.delete("s1"),
-            store.update(make_session(1), file_count=1),
-        ):
-            with pytest.raises(SessionNotFound, match="s1"):
-                await call
-        store.update_soon(make_session(1), file_count=1)
-        assert await listed(store) == ([], 0)
-
-
-async def test_delete_of_one_directory(tmp_path: Path) -> None:
-    """A session that got the id of the one that was meant is not deleted."""
-
-    async with open_stores(tmp_path) as stores:
-        await stores.sessions.create(make_session(1))
+    store = stores.sessions
+    assert await store.find("s1") is None
+    for call in (
+        store.get("s1"),
+        store.delete("s1"),
+        store.update(make_session(1), file_count=1),
+    ):
         with pytest.raises(SessionNotFound, match="s1"):
-            await stores.sessions.delete("s1", "another")
-        await stores.sessions.delete("s1", make_session(1).directory)
-        assert await stores.sessions.find("s1") is None
+            await call
+    store.update_soon(make_session(1), file_count=1)
+    assert await listed(store) == ([], 0)
 
 
-async def test_lists(tmp_path: Path) -> None:
+async def test_delete_of_one_directory(stores: Stores) -> None:
+    """A session that got the id of the one that was meant is not deleted."""
+    await stores.sessions.create(make_session(1))
+    with pytest.raises(SessionNotFound, match="s1"):
+        await stores.sessions.delete("s1", "another")
+    await stores.sessions.delete("s1", make_session(1).directory)
+    assert await stores.sessions.find("s1") is None
+
+
+async def test_lists(stores: Stores) -> None:
     """Oldest first, then as created; pages and languages; the total is that of the filter."""
-
-    async with open_stores(tmp_path) as stores:
-        made = [make_session(n, created_at=CREATED_AT, language="ab"[n % 2]) for n in range(10, 20)]
-        made.insert(0, make_session(5, language="a", data={"x": 1}, metadata={"m": 1}))
-        made[0] = dataclasses.replace(made[0], created_at=CREATED_AT.replace(year=2024))
-        for session in [*made[1:], made[0]]:
-            await stores.sessions.create(session)
-        store = stores.sessions
-        expected = [dataclasses.replace(one, data={}) for one in made]
-        assert await listed(store) == (expected, 11)
-        assert await listed(store, limit=3, offset=2) == (expected[2:5], 11)
-        assert await listed(store, offset=9) == (expected[9:], 11)
-        assert await listed(store, limit=0) == ([], 11)
-        assert await listed(store, offset=50) == ([], 11)
-        only = [one for one in expected if one.language == "b"]
-        assert await listed(store, limit=2, language="b") == (only[:2], 5)
-        assert await listed(store, language="none") == ([], 0)
+    made = [make_session(n, created_at=CREATED_AT, language="ab"[n % 2]) for n in range(10, 20)]
+    made.insert(0, make_session(5, language="a", data={"x": 1}, metadata={"m": 1}))
+    made[0] = dataclasses.replace(made[0], created_at=CREATED_AT.replace(year=2024))
+    for session in [*made[1:], made[0]]:
+        await stores.sessions.create(session)
+    store = stores.sessions
+    expected = [dataclasses.replace(one, data={}) for one in made]
+    assert await listed(store) == (expected, 11)
+    assert await listed(store, limit=3, offset=2) == (expected[2:5], 11)
+    assert await listed(store, offset=9) == (expected[9:], 11)
+    assert await listed(store, limit=0) == ([], 11)
+    assert await listed(store, offset=50) == ([], 11)
+    only = [one for one in expected if one.language == "b"]
+    assert await listed(store, limit=2, language="b") == (only[:2], 5)
+    assert await listed(store, language="none") == ([], 0)
 
 
 @pytest.mark.alone  # it compares times
@@ -143,65 +140,57 @@ async def test_lists_do_not_read_data(tmp_path: Path) -> None:
     assert heavy < 5 * light + 0.02
 
 
-async def test_updates(tmp_path: Path) -> None:
+async def test_updates(stores: Stores) -> None:
     """Fields change alone; `update` is durable, `update_soon` is seen by every later read."""
-
-    async with open_stores(tmp_path) as stores:
-        session = await stores.create_session(data={"a": 1})
-        await stores.sessions.update(session, data={"b": 2}, default_timeout=3.5)
-        await stores.sessions.update(session)
-        stores.sessions.update_soon(session, last_run_at=CREATED_AT, file_count=4, total_size=5)
-        expected = dataclasses.replace(
-            session, data={"b": 2}, default_timeout=3.5, last_run_at=CREATED_AT,
-            file_count=4, total_size=5,
-        )  # fmt: skip
-        assert await stores.sessions.get("s1") == expected
-        stores.sessions.update_soon(session, kernel_generation=9)
-        (one,), _ = await stores.sessions.list_sessions()
-        assert one.kernel_generation == 9
-        await stores.sessions.update(session, default_timeout=None)
-        assert (await stores.sessions.get("s1")).default_timeout is None
-        with pytest.raises(TypeError, match="colour"):
-            await stores.sessions.update(session, colour="red")
+    session = await stores.create_session(data={"a": 1})
+    await stores.sessions.update(session, data={"b": 2}, default_timeout=3.5)
+    await stores.sessions.update(session)
+    stores.sessions.update_soon(session, last_run_at=CREATED_AT, file_count=4, total_size=5)
+    expected = dataclasses.replace(
+        session, data={"b": 2}, default_timeout=3.5, last_run_at=CREATED_AT,
+        file_count=4, total_size=5,
+    )  # fmt: skip
+    assert await stores.sessions.get("s1") == expected
+    stores.sessions.update_soon(session, kernel_generation=9)
+    (one,), _ = await stores.sessions.list_sessions()
+    assert one.kernel_generation == 9
+    await stores.sessions.update(session, default_timeout=None)
+    assert (await stores.sessions.get("s1")).default_timeout is None
+    with pytest.raises(TypeError, match="colour"):
+        await stores.sessions.update(session, colour="red")
 
 
-async def test_changes_for_a_deleted_session_do_not_reach_its_successor(tmp_path: Path) -> None:
+async def test_changes_for_a_deleted_session_do_not_reach_its_successor(stores: Stores) -> None:
     """A new session with the id of a deleted one is untouched by late changes for the old one."""
-
-    async with open_stores(tmp_path) as stores:
-        old = await stores.create_session()
-        await stores.sessions.delete("s1")
-        new = await stores.create_session()
-        stores.sessions.update_soon(old, file_count=99)
-        with pytest.raises(SessionNotFound):
-            await stores.sessions.update(old, data={"old": 1})
-        assert await stores.sessions.get("s1") == new
-        execution = make_execution(old)
-        log = await stores.executions.create(execution, old.directory, LANGUAGE)
-        await log.aclose()
-        assert await stores.executions.list_executions("s1") == ([], 0)
+    old = await stores.create_session()
+    await stores.sessions.delete("s1")
+    new = await stores.create_session()
+    stores.sessions.update_soon(old, file_count=99)
+    with pytest.raises(SessionNotFound):
+        await stores.sessions.update(old, data={"old": 1})
+    assert await stores.sessions.get("s1") == new
+    execution = make_execution(old)
+    log = await stores.executions.create(execution, old.directory, LANGUAGE)
+    await log.aclose()
+    assert await stores.executions.list_executions("s1") == ([], 0)
 
 
-async def test_deletion_takes_executions_along(tmp_path: Path) -> None:
+async def test_deletion_takes_executions_along(stores: Stores) -> None:
     """delete removes the row, the index of its executions, and no others; the id is free."""
-
-    async with open_stores(tmp_path) as stores:
-        one, other = await stores.create_session("one"), await stores.create_session("other")
-        for session in (one, other):
-            await stores.create_finished_execution(session, f"exec-{session.id}")
-        assert await stores.sessions.delete("one") == one
-        assert (await stores.executions.list_executions("one"))[1] == 0
-        assert (await stores.executions.list_executions("other"))[1] == 1
-        await stores.create_session("one")
+    one, other = await stores.create_session("one"), await stores.create_session("other")
+    for session in (one, other):
+        await stores.create_finished_execution(session, f"exec-{session.id}")
+    assert await stores.sessions.delete("one") == one
+    assert (await stores.executions.list_executions("one"))[1] == 0
+    assert (await stores.executions.list_executions("other"))[1] == 1
+    await stores.create_session("one")
 
 
-async def test_delete_all(tmp_path: Path) -> None:
+async def test_delete_all(stores: Stores) -> None:
     """Every session is deleted, and returned without `data`."""
-
-    async with open_stores(tmp_path) as stores:
-        made = [make_session(n, data={"n": n}) for n in range(50)]
-        await asyncio.gather(*map(stores.sessions.create, made))
-        deleted = await stores.sessions.delete_all()
-        assert deleted == [dataclasses.replace(one, data={}) for one in made]
-        assert await listed(stores.sessions) == ([], 0)
-        assert await stores.sessions.delete_all() == []
+    made = [make_session(n, data={"n": n}) for n in range(50)]
+    await asyncio.gather(*map(stores.sessions.create, made))
+    deleted = await stores.sessions.delete_all()
+    assert deleted == [dataclasses.replace(one, data={}) for one in made]
+    assert await listed(stores.sessions) == ([], 0)
+    assert await stores.sessions.delete_all() == []

@@ -21,20 +21,19 @@ async def rows(stores: Stores) -> int:
     )
 
 
-async def test_put_and_find(tmp_path: Path) -> None:
+async def test_put_and_find(stores: Stores, session: Session) -> None:
     """Code is replaced whole, of any length; a description that is not given stays."""
-    async with open_stores(tmp_path) as stores:
-        codes, session = CodeStore(stores.database), await stores.create_session()
-        assert await codes.find(session.directory) is None
-        first = await codes.put(session, "a", None)
-        assert (first.code, first.description) == ("a", "")
-        described = await codes.put(session, "b", "about")
-        assert described.updated_at > first.updated_at
-        for description, expected in ((None, "about"), ("", ""), ("x\x00y", "x\x00y")):
-            stored = await codes.put(session, LONG, description)
-            assert (stored.code, stored.description) == (LONG, expected)
-            assert await codes.find(session.directory) == stored
-        assert await rows(stores) == 1
+    codes = CodeStore(stores.database)
+    assert await codes.find(session.directory) is None
+    first = await codes.put(session, "a", None)
+    assert (first.code, first.description) == ("a", "")
+    described = await codes.put(session, "b", "about")
+    assert described.updated_at > first.updated_at
+    for description, expected in ((None, "about"), ("", ""), ("x\x00y", "x\x00y")):
+        stored = await codes.put(session, LONG, description)
+        assert (stored.code, stored.description) == (LONG, expected)
+        assert await codes.find(session.directory) == stored
+    assert await rows(stores) == 1
 
 
 async def test_survives(tmp_path: Path) -> None:
@@ -46,64 +45,58 @@ async def test_survives(tmp_path: Path) -> None:
         assert await CodeStore(stores.database).find(session.directory) == stored
 
 
-async def test_created_with_code(tmp_path: Path) -> None:
+async def test_created_with_code(stores: Stores) -> None:
     """A session and its code are stored together, or neither."""
-    async with open_stores(tmp_path) as stores:
-        code = StoredCode("a", "b", CREATED_AT)
-        await stores.sessions.create(make_session(1), code)
-        codes = CodeStore(stores.database)
-        assert await codes.find(make_session(1).directory) == code
-        other = Session("s1", "lingo", "another", CREATED_AT)
-        with pytest.raises(Exception, match="exists"):
-            await stores.sessions.create(other, code)
-        assert await codes.find("another") is None
+    code = StoredCode("a", "b", CREATED_AT)
+    await stores.sessions.create(make_session(1), code)
+    codes = CodeStore(stores.database)
+    assert await codes.find(make_session(1).directory) == code
+    other = Session("s1", "lingo", "another", CREATED_AT)
+    with pytest.raises(Exception, match="exists"):
+        await stores.sessions.create(other, code)
+    assert await codes.find("another") is None
 
 
-async def test_goes_with_the_session(tmp_path: Path) -> None:
+async def test_goes_with_the_session(stores: Stores, session: Session) -> None:
     """Code is deleted with its session, by either way; another one of that id has none."""
-    async with open_stores(tmp_path) as stores:
-        codes, session = CodeStore(stores.database), await stores.create_session()
-        await codes.put(session, "a", None)
-        await stores.sessions.delete("s1")
-        assert await rows(stores) == 0
-        await codes.put(await stores.create_session(), "b", None)
-        await codes.put(await stores.create_session("s2"), "c", None)
-        await stores.sessions.delete_all()
-        assert await rows(stores) == 0
+    codes = CodeStore(stores.database)
+    await codes.put(session, "a", None)
+    await stores.sessions.delete("s1")
+    assert await rows(stores) == 0
+    await codes.put(await stores.create_session(), "b", None)
+    await codes.put(await stores.create_session("s2"), "c", None)
+    await stores.sessions.delete_all()
+    assert await rows(stores) == 0
 
 
-async def test_of_a_deleted_session(tmp_path: Path) -> None:
+async def test_of_a_deleted_session(stores: Stores, session: Session) -> None:
     """Code for a session that is just deleted reaches neither it nor the next one of its id."""
-    async with open_stores(tmp_path) as stores:
-        codes, session = CodeStore(stores.database), await stores.create_session()
-        await stores.sessions.delete("s1")
-        again = await stores.create_session()
-        with pytest.raises(SessionNotFound, match="s1"):
-            await codes.put(session, "a", None)
-        assert await rows(stores) == 0
-        assert await codes.find(again.directory) is None
+    codes = CodeStore(stores.database)
+    await stores.sessions.delete("s1")
+    again = await stores.create_session()
+    with pytest.raises(SessionNotFound, match="s1"):
+        await codes.put(session, "a", None)
+    assert await rows(stores) == 0
+    assert await codes.find(again.directory) is None
 
 
-async def test_many_at_once(tmp_path: Path) -> None:
+async def test_many_at_once(stores: Stores, session: Session) -> None:
     """Of many puts at once, one is there in the end, whole."""
-    async with open_stores(tmp_path) as stores:
-        codes, session = CodeStore(stores.database), await stores.create_session()
-        await asyncio.gather(*(codes.put(session, f"{n}" * 1000, f"{n}") for n in range(9)))
-        stored = await codes.find(session.directory)
-        assert stored is not None
-        assert stored.code == stored.description * 1000
+    codes = CodeStore(stores.database)
+    await asyncio.gather(*(codes.put(session, f"{n}" * 1000, f"{n}") for n in range(9)))
+    stored = await codes.find(session.directory)
+    assert stored is not None
+    assert stored.code == stored.description * 1000
 
 
-async def test_no_room(tmp_path: Path) -> None:
+async def test_no_room(stores: Stores, session: Session) -> None:
     """With less room than the reserve nothing is stored; what is there can be read."""
 
     def no_room() -> None:
         raise InsufficientStorage("less than disk_reserve")
 
-    async with open_stores(tmp_path) as stores:
-        session = await stores.create_session()
-        stored = await CodeStore(stores.database).put(session, "a", "b")
-        codes = CodeStore(stores.database, no_room)
-        with pytest.raises(InsufficientStorage):
-            await codes.put(session, "c", None)
-        assert await codes.find(session.directory) == stored
+    stored = await CodeStore(stores.database).put(session, "a", "b")
+    codes = CodeStore(stores.database, no_room)
+    with pytest.raises(InsufficientStorage):
+        await codes.put(session, "c", None)
+    assert await codes.find(session.directory) == stored

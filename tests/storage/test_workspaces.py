@@ -10,7 +10,7 @@ import shutil
 import stat
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +19,7 @@ from unittest.mock import Mock
 
 import pytest
 from pytest import MonkeyPatch
+from tornado.ioloop import IOLoop
 
 from era_kernels.errors import InsufficientStorage, StorageFailed, StorageUnavailable
 from era_kernels.models import SessionPaths
@@ -32,6 +33,7 @@ from era_kernels.storage.workspaces import (
     WorkspaceChanges,
     Workspaces,
 )
+from tests.conftest import entered
 from tests.storage.stores import small_disk
 from tests.waiting import wait_until
 
@@ -61,6 +63,9 @@ class RunSimulator:
         self.data = self.data if after.data is None else after.data
         return after
 
+    async def count_changes(self, *code: Callable[[], object]) -> int:
+        return (await self.run(*code)).files_changed.count
+
     def write(self, path: str, content: str = "x") -> Callable[[], object]:
         def step() -> None:
             (self.workspace / path).parent.mkdir(parents=True, exist_ok=True)
@@ -84,6 +89,12 @@ async def with_simulator(tmp_path: Path) -> AsyncIterator[RunSimulator]:
     await workspaces.aclose()
 
 
+@pytest.fixture
+def simulator(io_loop: IOLoop, tmp_path: Path) -> Iterator[RunSimulator]:
+    with entered(io_loop, with_simulator(tmp_path)) as simulator:
+        yield simulator
+
+
 def paths(snapshot: FileListing) -> list[str]:
     return [file.path for file in snapshot.files]
 
@@ -91,210 +102,179 @@ def paths(snapshot: FileListing) -> list[str]:
 # ---------------------------------------------------------------- directories
 
 
-async def test_a_new_directory(tmp_path: Path) -> None:
+async def test_a_new_directory(simulator: RunSimulator, tmp_path: Path) -> None:
     """A directory has a random name and all parts, for its owner only, as `session_paths` says."""
-
-    async with with_simulator(tmp_path) as simulator:
-        home = tmp_path / "sessions" / simulator.directory
-        assert simulator.paths == SessionPaths(
-            home / "workspace", home / "packages", home / "cache"
-        )
-        parts = {"workspace", "packages", "executions", "state", "cache"}
-        assert {path.name for path in home.iterdir()} == parts | {"unfinished"}
-        simulator.workspaces.unfinished.keep_soon(simulator.directory)
-        assert wait_until(lambda: {path.name for path in home.iterdir()} == parts)
-        assert {path.stat().st_mode & 0o777 for path in [home, *home.iterdir()]} == {0o700}
-        assert len({await simulator.workspaces.create() for _ in range(20)}) == 20
+    home = tmp_path / "sessions" / simulator.directory
+    assert simulator.paths == SessionPaths(home / "workspace", home / "packages", home / "cache")
+    parts = {"workspace", "packages", "executions", "state", "cache"}
+    assert {path.name for path in home.iterdir()} == parts | {"unfinished"}
+    simulator.workspaces.unfinished.keep_soon(simulator.directory)
+    assert wait_until(lambda: {path.name for path in home.iterdir()} == parts)
+    assert {path.stat().st_mode & 0o777 for path in [home, *home.iterdir()]} == {0o700}
+    assert len({await simulator.workspaces.create() for _ in range(20)}) == 20
 
 
-async def test_remove(tmp_path: Path) -> None:
+async def test_remove(simulator: RunSimulator, tmp_path: Path) -> None:
     """The directory is gone when it returns; a second removal is fine; others stay."""
-
-    async with with_simulator(tmp_path) as simulator:
-        other = await simulator.workspaces.create()
-        await simulator.run(simulator.write("a/b/c"))
-        await simulator.workspaces.remove(simulator.directory)
-        await simulator.workspaces.remove(simulator.directory)
-        assert os.listdir(tmp_path / "sessions") == [other]  # noqa: PTH208
-        with pytest.raises(StorageFailed, match="gone"):
-            await simulator.workspaces.scan(simulator.directory)
-        with pytest.raises(StorageFailed, match="gone"):
-            await simulator.run()
+    other = await simulator.workspaces.create()
+    await simulator.run(simulator.write("a/b/c"))
+    await simulator.workspaces.remove(simulator.directory)
+    await simulator.workspaces.remove(simulator.directory)
+    assert os.listdir(tmp_path / "sessions") == [other]  # noqa: PTH208
+    with pytest.raises(StorageFailed, match="gone"):
+        await simulator.workspaces.scan(simulator.directory)
+    with pytest.raises(StorageFailed, match="gone"):
+        await simulator.run()
 
 
-async def test_reconcile(tmp_path: Path) -> None:
+async def test_reconcile(simulator: RunSimulator, tmp_path: Path) -> None:
     """Directories of no session are removed, also those that a killed removal left.
 
     Foreign names stay, and missing directories of sessions are made.
     """
-
-    async with with_simulator(tmp_path) as simulator:
-        sessions = tmp_path / "sessions"
-        lost, half = await simulator.workspaces.create(), await simulator.workspaces.create()
-        (sessions / half).rename(sessions / f"removed-{half}")
-        for name in ("notes", "0123", "ABCDEF0123456789", "removed-x", f"{lost}.bak"):
-            (sessions / name).mkdir()
-        missing = "f" * 16
-        await simulator.workspaces.reconcile({simulator.directory, missing})
-        left = {path.name for path in sessions.iterdir()}
-        assert left == {
-            simulator.directory, missing, "notes", "0123", "ABCDEF0123456789", "removed-x",
-            f"{lost}.bak",
-        }  # fmt: skip
-        assert (sessions / missing / "workspace").is_dir()
+    sessions = tmp_path / "sessions"
+    lost, half = await simulator.workspaces.create(), await simulator.workspaces.create()
+    (sessions / half).rename(sessions / f"removed-{half}")
+    for name in ("notes", "0123", "ABCDEF0123456789", "removed-x", f"{lost}.bak"):
+        (sessions / name).mkdir()
+    missing = "f" * 16
+    await simulator.workspaces.reconcile({simulator.directory, missing})
+    left = {path.name for path in sessions.iterdir()}
+    assert left == {
+        simulator.directory, missing, "notes", "0123", "ABCDEF0123456789", "removed-x",
+        f"{lost}.bak",
+    }  # fmt: skip
+    assert (sessions / missing / "workspace").is_dir()
 
 
-async def test_clear_files(tmp_path: Path) -> None:
+async def test_clear_files(simulator: RunSimulator, tmp_path: Path) -> None:
     """Only the files of the workspace go; executions and packages stay, and runs go on."""
-
-    async with with_simulator(tmp_path) as simulator:
-        await simulator.run(simulator.write("a/b"), simulator.write("c"))
-        home = simulator.workspace.parent
-        (home / "executions" / "log").write_text("x")
-        (home / "packages" / "module").write_text("x")
-        await simulator.workspaces.clear_files(simulator.directory)
-        assert list(simulator.workspace.iterdir()) == []
-        assert (home / "executions" / "log").exists()
-        assert (home / "packages" / "module").exists()
-        assert [path.name for path in (tmp_path / "sessions").iterdir()] == [simulator.directory]
-        simulator.snapshot = simulator.data_file = None
-        after = await simulator.run(simulator.write("new"))
-        assert paths(after.listing) == ["new"]
-        shutil.rmtree(simulator.workspace)
-        await simulator.workspaces.clear_files(simulator.directory)
+    await simulator.run(simulator.write("a/b"), simulator.write("c"))
+    home = simulator.workspace.parent
+    (home / "executions" / "log").write_text("x")
+    (home / "packages" / "module").write_text("x")
+    await simulator.workspaces.clear_files(simulator.directory)
+    assert list(simulator.workspace.iterdir()) == []
+    assert (home / "executions" / "log").exists()
+    assert (home / "packages" / "module").exists()
+    assert [path.name for path in (tmp_path / "sessions").iterdir()] == [simulator.directory]
+    simulator.snapshot = simulator.data_file = None
+    after = await simulator.run(simulator.write("new"))
+    assert paths(after.listing) == ["new"]
+    shutil.rmtree(simulator.workspace)
+    await simulator.workspaces.clear_files(simulator.directory)
 
 
 @pytest.mark.parametrize("harm", ["removed", "file", "link", "shut", "emptied", "fifo"])
-async def test_a_spoilt_workspace(tmp_path: Path, harm: str) -> None:
+async def test_a_spoilt_workspace(simulator: RunSimulator, tmp_path: Path, harm: str) -> None:
     """Whatever code does to its workspace, the run ends well and the next one has a good one."""
+    simulator.data = {"a": 1}
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "kept").write_text("x")
 
-    async with with_simulator(tmp_path) as simulator:
-        simulator.data = {"a": 1}
-        outside = tmp_path / "outside"
-        outside.mkdir()
-        (outside / "kept").write_text("x")
+    def spoil() -> None:
+        if harm == "shut":
+            simulator.workspace.chmod(0)
+            return
+        shutil.rmtree(simulator.workspace)
+        if harm == "file":
+            simulator.workspace.write_text("x")
+        elif harm == "link":
+            simulator.workspace.symlink_to(outside)
+        elif harm == "fifo":
+            os.mkfifo(simulator.workspace)
+        elif harm == "emptied":
+            simulator.workspace.mkdir()
 
-        def spoil() -> None:
-            if harm == "shut":
-                simulator.workspace.chmod(0)
-                return
-            shutil.rmtree(simulator.workspace)
-            if harm == "file":
-                simulator.workspace.write_text("x")
-            elif harm == "link":
-                simulator.workspace.symlink_to(outside)
-            elif harm == "fifo":
-                os.mkfifo(simulator.workspace)
-            elif harm == "emptied":
-                simulator.workspace.mkdir()
-
-        await simulator.run(simulator.write("mine"))
-        after = await simulator.run(spoil)
-        assert after.files_changed.count == (0 if harm == "shut" else 1)
-        assert after.data is None
-        assert (await simulator.workspaces.scan(simulator.directory)).count == (harm == "shut")
-        after = await simulator.run(simulator.write("again"))
-        assert "again" in paths(after.listing)
-        assert simulator.shown() == {"a": 1}
-        assert simulator.workspace.stat().st_mode & 0o700 == 0o700
-        assert [path.name for path in outside.iterdir()] == ["kept"]
+    await simulator.run(simulator.write("mine"))
+    after = await simulator.run(spoil)
+    assert after.files_changed.count == (0 if harm == "shut" else 1)
+    assert after.data is None
+    assert (await simulator.workspaces.scan(simulator.directory)).count == (harm == "shut")
+    after = await simulator.run(simulator.write("again"))
+    assert "again" in paths(after.listing)
+    assert simulator.shown() == {"a": 1}
+    assert simulator.workspace.stat().st_mode & 0o700 == 0o700
+    assert [path.name for path in outside.iterdir()] == ["kept"]
 
 
 # ---------------------------------------------------------------- files
 
 
-async def test_files_modified(tmp_path: Path) -> None:
+async def test_files_modified(simulator: RunSimulator) -> None:
     """Created, changed, replaced, renamed and deleted files count; reading and links do not."""
-
-    async with with_simulator(tmp_path) as simulator:
-        work = simulator.workspace
-        assert (await simulator.run()).files_changed.count == 0
-        assert (
-            await simulator.run(simulator.write("a"), simulator.write("d/b"), simulator.write("c"))
-        ).files_changed.count == 3
-        assert (await simulator.run((work / "a").read_text)).files_changed.count == 0
-        assert (
-            await simulator.run(lambda: work.joinpath("a").write_text("other"))
-        ).files_changed.count == 1
-        assert (await simulator.run(lambda: os.utime(work / "c", (1, 1)))).files_changed.count == 1
-        assert (
-            await simulator.run(lambda: (work / "d").rename(work / "e"))
-        ).files_changed.count == 2
-        assert (
-            await simulator.run((work / "a").unlink, (work / "c").unlink)
-        ).files_changed.count == 2
-        assert (
-            await simulator.run(lambda: (work / "l").symlink_to("e/b"))
-        ).files_changed.count == 0
-        assert (
-            await simulator.run(lambda: simulator.file.write_text('{"x":1}'))
-        ).files_changed.count == 0
-        simulator.snapshot = None
-        assert (await simulator.run(simulator.write("z"))).files_changed.count == 0
+    work, write = simulator.workspace, simulator.write
+    assert await simulator.count_changes() == 0
+    assert await simulator.count_changes(write("a"), write("d/b"), write("c")) == 3
+    assert await simulator.count_changes((work / "a").read_text) == 0
+    assert await simulator.count_changes(lambda: work.joinpath("a").write_text("other")) == 1
+    assert await simulator.count_changes(lambda: os.utime(work / "c", (1, 1))) == 1
+    assert await simulator.count_changes(lambda: (work / "d").rename(work / "e")) == 2
+    assert await simulator.count_changes((work / "a").unlink, (work / "c").unlink) == 2
+    assert await simulator.count_changes(lambda: (work / "l").symlink_to("e/b")) == 0
+    assert await simulator.count_changes(lambda: simulator.file.write_text('{"x":1}')) == 0
+    simulator.snapshot = None
+    assert await simulator.count_changes(write("z")) == 0
 
 
-async def test_the_list(tmp_path: Path) -> None:
+async def test_the_list(simulator: RunSimulator) -> None:
     """Regular files with size and time, sorted by the bytes of their paths; caches are hidden."""
-
-    async with with_simulator(tmp_path) as simulator:
-        names = ["b", "B", "a/x", "a-b", "é", "\U0001f600", "\uffee", ".hidden", "x/.env", "cache"]
-        hidden = [
-            NAME, "node_modules/m", "x/node_modules/m", "x/__pycache__/m.pyc", ".cache/c",
-            ".ipython/p", ".local/share/x", ".config/y", ".npm/z", ".matplotlib/f", "x/.cache/y",
-        ]  # fmt: skip
-        for name in [*names, *hidden]:
-            simulator.write(name, name)()
-        simulator.write(f"x/{NAME}")()
-        simulator.write("y/node_modules")()
-        os.mkfifo(simulator.workspace / "fifo")
-        (simulator.workspace / "link").symlink_to("b")
-        os.utime(simulator.workspace / "b", ns=(0, 1_736_937_000_123_456_789))
-        snapshot = await simulator.workspaces.scan(simulator.directory)
-        shown = [*names, f"x/{NAME}", "y/node_modules"]
-        assert paths(snapshot) == sorted(shown, key=str.encode)
-        assert snapshot.count == len(shown)
-        assert snapshot.total_size == sum(len(name.encode()) for name in names) + 2
-        (b,) = [file for file in snapshot.files if file.path == "b"]
-        assert b.size == 1
-        assert b.modified_at.replace(microsecond=0) == datetime(2025, 1, 15, 10, 30, tzinfo=UTC)
-        assert (await simulator.run()).listing.files == snapshot.files
+    names = ["b", "B", "a/x", "a-b", "é", "\U0001f600", "\uffee", ".hidden", "x/.env", "cache"]
+    hidden = [
+        NAME, "node_modules/m", "x/node_modules/m", "x/__pycache__/m.pyc", ".cache/c",
+        ".ipython/p", ".local/share/x", ".config/y", ".npm/z", ".matplotlib/f", "x/.cache/y",
+    ]  # fmt: skip
+    for name in [*names, *hidden]:
+        simulator.write(name, name)()
+    simulator.write(f"x/{NAME}")()
+    simulator.write("y/node_modules")()
+    os.mkfifo(simulator.workspace / "fifo")
+    (simulator.workspace / "link").symlink_to("b")
+    os.utime(simulator.workspace / "b", ns=(0, 1_736_937_000_123_456_789))
+    snapshot = await simulator.workspaces.scan(simulator.directory)
+    shown = [*names, f"x/{NAME}", "y/node_modules"]
+    assert paths(snapshot) == sorted(shown, key=str.encode)
+    assert snapshot.count == len(shown)
+    assert snapshot.total_size == sum(len(name.encode()) for name in names) + 2
+    (b,) = [file for file in snapshot.files if file.path == "b"]
+    assert b.size == 1
+    assert b.modified_at.replace(microsecond=0) == datetime(2025, 1, 15, 10, 30, tzinfo=UTC)
+    assert (await simulator.run()).listing.files == snapshot.files
 
 
-async def test_a_shortage_of_descriptors(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
+async def test_a_shortage_of_descriptors(simulator: RunSimulator, monkeypatch: MonkeyPatch) -> None:
     """What could not be looked at is no file that is gone, and no data that are broken."""
     short = Mock(side_effect=OSError(errno.EMFILE, os.strerror(errno.EMFILE)))
-    async with with_simulator(tmp_path) as simulator:
-        await simulator.run(simulator.write("a"))
-        with monkeypatch.context() as patch:
-            patch.setattr(workspaces_module, "open_directory", short)
-            with pytest.raises(StorageUnavailable):
-                await simulator.workspaces.scan(simulator.directory)
-            with pytest.raises(StorageUnavailable):
-                await simulator.workspaces.after_run(simulator.directory, FileListing(), None)
-        monkeypatch.setattr(data_file_module, "open_regular", short)
+    await simulator.run(simulator.write("a"))
+    with monkeypatch.context() as patch:
+        patch.setattr(workspaces_module, "open_directory", short)
         with pytest.raises(StorageUnavailable):
-            await simulator.run(simulator.write(NAME, '{"a": 1}'))
+            await simulator.workspaces.scan(simulator.directory)
+        with pytest.raises(StorageUnavailable):
+            await simulator.workspaces.after_run(simulator.directory, FileListing(), None)
+    monkeypatch.setattr(data_file_module, "open_regular", short)
+    with pytest.raises(StorageUnavailable):
+        await simulator.run(simulator.write(NAME, '{"a": 1}'))
 
 
-async def test_odd_files(tmp_path: Path) -> None:
+async def test_odd_files(simulator: RunSimulator) -> None:
     """Names that are no UTF-8 show as U+FFFD and count; absurd times and sizes are bounded."""
-
-    async with with_simulator(tmp_path) as simulator:
-        for name in (b"\xff", b"a\xfe/b\n", b"\xed\xa0\x80"):
-            simulator.write(os.fsdecode(name))()
-        snapshot = await simulator.workspaces.scan(simulator.directory)
-        assert paths(snapshot) == ["a\ufffd/b\n", "\ufffd\ufffd\ufffd", "\ufffd"]
-        json.dumps(paths(snapshot), ensure_ascii=False).encode()
-        for number, seconds in enumerate((-(10**11), 2**33, 10**12)):
-            simulator.write(f"t{number}")()
-            os.utime(simulator.workspace / f"t{number}", (seconds, seconds))
-        for number in range(3):
-            with (simulator.workspace / f"s{number}").open("wb") as file:
-                file.truncate(2**43)
-        snapshot = await simulator.workspaces.scan(simulator.directory)
-        assert snapshot.count == 9
-        assert snapshot.total_size == 3 * 2**43 + 6
-        assert all(file.modified_at.tzinfo is UTC for file in snapshot.files)
+    for name in (b"\xff", b"a\xfe/b\n", b"\xed\xa0\x80"):
+        simulator.write(os.fsdecode(name))()
+    snapshot = await simulator.workspaces.scan(simulator.directory)
+    assert paths(snapshot) == ["a\ufffd/b\n", "\ufffd\ufffd\ufffd", "\ufffd"]
+    json.dumps(paths(snapshot), ensure_ascii=False).encode()
+    for number, seconds in enumerate((-(10**11), 2**33, 10**12)):
+        simulator.write(f"t{number}")()
+        os.utime(simulator.workspace / f"t{number}", (seconds, seconds))
+    for number in range(3):
+        with (simulator.workspace / f"s{number}").open("wb") as file:
+            file.truncate(2**43)
+    snapshot = await simulator.workspaces.scan(simulator.directory)
+    assert snapshot.count == 9
+    assert snapshot.total_size == 3 * 2**43 + 6
+    assert all(file.modified_at.tzinfo is UTC for file in snapshot.files)
 
 
 @pytest.mark.parametrize(
@@ -347,56 +327,50 @@ async def test_walks_while_code_changes_everything(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- the data file
 
 
-async def test_the_data_file_shows_the_data(tmp_path: Path) -> None:
+async def test_the_data_file_shows_the_data(simulator: RunSimulator) -> None:
     """The data file exists before the first run, follows the data, and is written only on need."""
-
-    async with with_simulator(tmp_path) as simulator:
-        await simulator.run(lambda: simulator.shown() == {} or pytest.fail())
-        first = simulator.file.stat().st_mtime_ns
-        await simulator.run()
-        simulator.data = dict(simulator.data)
-        await simulator.run()
-        assert simulator.file.stat().st_mtime_ns == first
-        for data in ({"a": 1}, {"a": 1.0}, {"a": True}, {"a": 2**100, "é": "\U0001f600"}):
-            simulator.data = data
-            assert (await simulator.run()).data is None
-            assert json.dumps(simulator.shown()) == json.dumps(data)
-        assert simulator.file.stat().st_mtime_ns != first
-        assert list((simulator.workspace.parent / "state").iterdir()) == []
-
-
-async def test_code_replaces_the_data(tmp_path: Path) -> None:
-    """A new object in the file, written in any way, is the new data, and stays there."""
-
-    async with with_simulator(tmp_path) as simulator:
-        simulator.data = {"a": 1, "b": 2}
-        assert (await simulator.run(lambda: simulator.file.write_text('{"a": true}'))).data == {
-            "a": True
-        }
-        assert simulator.data["a"] is True
-
-        def replaced() -> None:
-            (simulator.workspace / "new").write_text('{"n": 123456789012345678901234567890}')
-            (simulator.workspace / "new").replace(simulator.file)
-
-        assert (await simulator.run(replaced)).data == {"n": 123456789012345678901234567890}
+    await simulator.run(lambda: simulator.shown() == {} or pytest.fail())
+    first = simulator.file.stat().st_mtime_ns
+    await simulator.run()
+    simulator.data = dict(simulator.data)
+    await simulator.run()
+    assert simulator.file.stat().st_mtime_ns == first
+    for data in ({"a": 1}, {"a": 1.0}, {"a": True}, {"a": 2**100, "é": "\U0001f600"}):
+        simulator.data = data
         assert (await simulator.run()).data is None
-        assert (await simulator.run(lambda: os.utime(simulator.file, (5, 5)))).data is None
-        assert (await simulator.run(lambda: simulator.file.write_text(" {}\n"))).data == {}
+        assert json.dumps(simulator.shown()) == json.dumps(data)
+    assert simulator.file.stat().st_mtime_ns != first
+    assert list((simulator.workspace.parent / "state").iterdir()) == []
 
 
-async def test_data_changed_by_both(tmp_path: Path) -> None:
+async def test_code_replaces_the_data(simulator: RunSimulator) -> None:
+    """A new object in the file, written in any way, is the new data, and stays there."""
+    simulator.data = {"a": 1, "b": 2}
+    assert (await simulator.run(lambda: simulator.file.write_text('{"a": true}'))).data == {
+        "a": True
+    }
+    assert simulator.data["a"] is True
+
+    def replaced() -> None:
+        (simulator.workspace / "new").write_text('{"n": 123456789012345678901234567890}')
+        (simulator.workspace / "new").replace(simulator.file)
+
+    assert (await simulator.run(replaced)).data == {"n": 123456789012345678901234567890}
+    assert (await simulator.run()).data is None
+    assert (await simulator.run(lambda: os.utime(simulator.file, (5, 5)))).data is None
+    assert (await simulator.run(lambda: simulator.file.write_text(" {}\n"))).data == {}
+
+
+async def test_data_changed_by_both(simulator: RunSimulator) -> None:
     """Data that the API changed in a run the code did not write in stays; else the code's wins."""
 
-    async with with_simulator(tmp_path) as simulator:
+    def patch() -> None:
+        simulator.data = {"api": 1}
 
-        def patch() -> None:
-            simulator.data = {"api": 1}
-
-        assert (await simulator.run(patch)).data is None
-        await simulator.run(lambda: simulator.shown() == {"api": 1} or pytest.fail())
-        after = await simulator.run(patch, lambda: simulator.file.write_text('{"code":1}'))
-        assert after.data == {"code": 1}
+    assert (await simulator.run(patch)).data is None
+    await simulator.run(lambda: simulator.shown() == {"api": 1} or pytest.fail())
+    after = await simulator.run(patch, lambda: simulator.file.write_text('{"code":1}'))
+    assert after.data == {"code": 1}
 
 
 def _harms(simulator: RunSimulator, outside: Path) -> dict[str, Callable[[], object]]:
@@ -450,41 +424,37 @@ async def test_a_broken_data_file_keeps_the_data(tmp_path: Path, harm: str) -> N
         assert outside.read_text() == '{"stolen":1}'
 
 
-async def test_a_full_directory_in_the_way_stays(tmp_path: Path) -> None:
+async def test_a_full_directory_in_the_way_stays(simulator: RunSimulator) -> None:
     """The user's files are never removed for the data file; it comes back when they are removed."""
+    simulator.data = {"kept": 1}
 
-    async with with_simulator(tmp_path) as simulator:
-        simulator.data = {"kept": 1}
+    def block() -> None:
+        simulator.file.unlink()
+        simulator.file.mkdir()
+        (simulator.file / "mine").write_text("x")
 
-        def block() -> None:
-            simulator.file.unlink()
-            simulator.file.mkdir()
-            (simulator.file / "mine").write_text("x")
-
-        await simulator.run(block)
-        for _ in range(2):
-            assert (await simulator.run()).data is None
-        assert (simulator.file / "mine").read_text() == "x"
-        assert list((simulator.workspace.parent / "state").iterdir()) == []
-        shutil.rmtree(simulator.file)
-        await simulator.run()
-        assert simulator.shown() == {"kept": 1}
+    await simulator.run(block)
+    for _ in range(2):
+        assert (await simulator.run()).data is None
+    assert (simulator.file / "mine").read_text() == "x"
+    assert list((simulator.workspace.parent / "state").iterdir()) == []
+    shutil.rmtree(simulator.file)
+    await simulator.run()
+    assert simulator.shown() == {"kept": 1}
 
 
-async def test_a_file_of_just_the_largest_size(tmp_path: Path) -> None:
+async def test_a_file_of_just_the_largest_size(simulator: RunSimulator) -> None:
     """1 MiB is read, one byte more is not."""
     room = data_file_module.MAX_BYTES - len('{"a":""}')
 
-    async with with_simulator(tmp_path) as simulator:
-        for extra, taken in ((1, False), (0, True)):
-            text = '{"a":"' + "x" * (room + extra) + '"}'
-            after = await simulator.run(lambda text=text: simulator.file.write_text(text))
-            assert (after.data is not None) == taken
+    for extra, taken in ((1, False), (0, True)):
+        text = '{"a":"' + "x" * (room + extra) + '"}'
+        after = await simulator.run(lambda text=text: simulator.file.write_text(text))
+        assert (after.data is not None) == taken
 
 
 async def test_a_full_disk(tmp_path: Path) -> None:
     """A data file that cannot be written is 507, the old one stays; with room, it is written."""
-
     with small_disk(tmp_path, "1200k") as disk:
         workspaces = Workspaces(disk)
         simulator = RunSimulator(workspaces, await workspaces.create())

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
-from contextlib import closing
 
 import psutil
 import pytest
 
-from tests.client import Client, SessionClient
+from tests.client import SessionClient
 from tests.server_process import Launcher
 from tests.waiting import wait_until
 
@@ -17,9 +15,8 @@ TOLD = 15.0  # seconds within which everything is answered, on a busy host
 
 
 @pytest.fixture
-def session(launcher: Launcher) -> Iterator[SessionClient]:
-    with closing(Client(launcher.start().base_url)) as client:
-        yield client.session("python")
+def session(launcher: Launcher) -> SessionClient:
+    return launcher.start().connect().session("python")
 
 
 def zygote_of(launcher: Launcher) -> psutil.Process:

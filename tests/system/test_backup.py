@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tests.client import Client
 from tests.contract.checks import check
-from tests.server_process import COMMAND, Launcher
+from tests.server_process import Launcher, run_command
 from tests.waiting import wait_until
 
 SPACE = "/api/storage/r2/space"
@@ -23,12 +23,21 @@ RAW = {"Accept": "application/octet-stream", "Content-Type": "application/octet-
 KEYS = 30
 
 
-def command(*arguments: object, data_dir: Path) -> subprocess.CompletedProcess[str]:
-    """A command on that data directory, in a process of its own."""
-    return subprocess.run(
-        [COMMAND, *map(str, arguments), "--data-dir", str(data_dir)],
-        capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+def command(*words: object, data_dir: Path) -> subprocess.CompletedProcess[str]:
+    """Runs a command on that data directory, in a process of its own."""
+    return run_command(*words, "--data-dir", data_dir)
+
+
+@contextmanager
+def restored(backup: Path, data_dir: Path) -> Iterator[Client]:
+    """A client of a server on the data to which a backup is restored."""
+    done = command("restore", backup, data_dir=data_dir)
+    assert done.returncode == 0, done.stderr
+    launcher = Launcher(data_dir)
+    try:
+        yield launcher.start().connect()
+    finally:
+        launcher.stop_all()
 
 
 def put(client: Client, key: str, data: bytes) -> None:
@@ -85,7 +94,7 @@ class Writers:
 def test_backup_under_load(launcher: Launcher, tmp_path: Path) -> None:
     """What was answered before a backup is in it, whole, whatever is replaced meanwhile."""
     server = launcher.start()
-    client = Client(server.base_url)
+    client = server.connect()
     session = client.session("python", session_id="s1", data={"kept": True})
     session.http.put(f"{session.path}/files/d/f", content=b"file").raise_for_status()
     session.run("import os; os.symlink('d/f', 'link'); print('logged')")
@@ -113,85 +122,62 @@ def test_backup_under_load(launcher: Launcher, tmp_path: Path) -> None:
     assert wait_until(
         lambda: len(list((server.data_dir / "r2").glob("??/*"))) == len(digests(client))
     )
-    client.close()
     server.stop()
     for number, (target, before, after) in enumerate(copies):
         data_dir = tmp_path / f"restored{number}" / "data"
-        done = command("restore", target, data_dir=data_dir)
-        assert done.returncode == 0, done.stderr
-        check_restored(data_dir, writers, before, after)
+        with restored(target, data_dir) as copy:
+            check_restored(copy, writers, before, after)
+        with closing(sqlite3.connect(data_dir / "d1" / "bench.db")) as database:
+            assert database.execute("SELECT n FROM t").fetchall() == [(42,)]
 
 
 def check_restored(
-    data_dir: Path, writers: Writers, before: dict[str, int], after: dict[str, int]
+    client: Client, writers: Writers, before: dict[str, int], after: dict[str, int]
 ) -> None:
-    launcher = Launcher(data_dir)
-    try:
-        server = launcher.start()
-        client = Client(server.base_url)
-        found = digests(client)
-        assert found.pop("still") == hashlib.md5(b"x" * 100_000).hexdigest()
-        for key, states in writers.states.items():
-            assert found.get(key) in states[before[key] : after[key] + 1], key
-        assert "problems" not in client.http.get("/health").json()
-        session = client.http.get("/api/sessions/s1").json()
-        check(session, data={"kept": True}, file_count=1)
-        assert client.http.get("/api/sessions/s1/files/link").content == b"file"
-        [run] = client.http.get("/api/sessions/s1/executions").json()["executions"]
-        path = f"/api/sessions/s1/executions/{run['execution_id']}/stdout"
-        assert client.http.get(path).text == "logged\n"
-        ran = client.http.post("/api/sessions/s1/run", json={"code": "print(open('d/f').read())"})
-        check(ran.json(), stdout="file\n", exit_code=0)
-        client.close()
-    finally:
-        launcher.stop_all()
-    with closing(sqlite3.connect(data_dir / "d1" / "bench.db")) as database:
-        assert database.execute("SELECT n FROM t").fetchall() == [(42,)]
+    found = digests(client)
+    assert found.pop("still") == hashlib.md5(b"x" * 100_000).hexdigest()
+    for key, states in writers.states.items():
+        assert found.get(key) in states[before[key] : after[key] + 1], key
+    assert "problems" not in client.http.get("/health").json()
+    session = client.http.get("/api/sessions/s1").json()
+    check(session, data={"kept": True}, file_count=1)
+    assert client.http.get("/api/sessions/s1/files/link").content == b"file"
+    [run] = client.http.get("/api/sessions/s1/executions").json()["executions"]
+    path = f"/api/sessions/s1/executions/{run['execution_id']}/stdout"
+    assert client.http.get(path).text == "logged\n"
+    ran = client.http.post("/api/sessions/s1/run", json={"code": "print(open('d/f').read())"})
+    check(ran.json(), stdout="file\n", exit_code=0)
 
 
 def test_backup_of_a_stopped_server(launcher: Launcher, tmp_path: Path) -> None:
     """A server that was killed, or stopped, is backed up as well, and starts again afterwards."""
     for end in ("kill", "stop"):
         server = launcher.start()
-        client = Client(server.base_url)
+        client = server.connect()
         put(client, end, b"x" * 1000)
-        client.close()
         getattr(server, end)()
         target = tmp_path / end
         assert command("backup", target, data_dir=server.data_dir).returncode == 0
         assert (target.stat().st_mode & 0o777, (target / "era.db").stat().st_mode & 0o777) == (
             0o700, 0o600
         )  # fmt: skip
-        copy = Launcher(tmp_path / f"copy-of-{end}" / "data")
-        assert command("restore", target, data_dir=copy.data_dir).returncode == 0
-        try:
-            client = Client(copy.start().base_url)
-            assert end in digests(client)
-            client.close()
-        finally:
-            copy.stop_all()
+        with restored(target, tmp_path / f"copy-of-{end}" / "data") as copy:
+            assert end in digests(copy)
 
 
 def test_restored_data_is_apart(launcher: Launcher, tmp_path: Path) -> None:
     """What a restored server deletes or replaces stays in the backup, and in the first server."""
     server = launcher.start()
-    client = Client(server.base_url)
+    client = server.connect()
     put(client, "k", b"original")
     target = tmp_path / "backup"
     assert command("backup", target, data_dir=server.data_dir).returncode == 0
     for number in range(2):
-        copy = Launcher(tmp_path / f"copy{number}" / "data")
-        assert command("restore", target, data_dir=copy.data_dir).returncode == 0
-        try:
-            restored = Client(copy.start().base_url)
-            assert restored.http.get(f"{SPACE}/k", headers=RAW).content == b"original"
-            put(restored, "k", b"changed")
-            restored.http.delete(f"{SPACE}/k").raise_for_status()
-            restored.close()
-        finally:
-            copy.stop_all()
+        with restored(target, tmp_path / f"copy{number}" / "data") as copy:
+            assert copy.http.get(f"{SPACE}/k", headers=RAW).content == b"original"
+            put(copy, "k", b"changed")
+            copy.http.delete(f"{SPACE}/k").raise_for_status()
     assert client.http.get(f"{SPACE}/k", headers=RAW).content == b"original"
-    client.close()
 
 
 def test_refusals(launcher: Launcher, tmp_path: Path) -> None:

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.client import Client
 from tests.server_process import Launcher
 from tests.system.storage_writers import D1Writer, KVWriter, R2Writer
-from tests.system.test_backup import command
+from tests.system.test_backup import command, restored
 from tests.system.test_storage_crash import Load, check_counters
 
 
@@ -44,11 +43,7 @@ def test_backup_of_all_stores(
         load.join()
     for backup, answered in enumerate(before):
         assert all(answered)
-        copy = Launcher(tmp_path / f"restored-{backup}" / "data")
-        done = command("restore", tmp_path / f"{backup}", data_dir=copy.data_dir)
-        assert done.returncode == 0, done.stderr
-        try:
-            client = Client(copy.start().base_url)
+        with restored(tmp_path / f"{backup}", tmp_path / f"restored-{backup}" / "data") as client:
             for load, there in zip(loads, answered, strict=True):
                 for number in there:
                     load.writer.verify(client, number)
@@ -56,6 +51,3 @@ def test_backup_of_all_stores(
                     load.writer.verify_unanswered(client, number)
             assert "problems" not in client.http.get("/health").json()
             check_counters(client)
-            client.close()
-        finally:
-            copy.stop_all()

@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
-import pytest
 
 from tests.client import Client, SessionClient
 from tests.server_process import Launcher, Server
+from tests.system.rounds import rounds_of_kills
 from tests.waiting import wait_until
 
 FILES = 300
@@ -83,11 +83,10 @@ class Crash:
         self.known = {directory}
         client.http.get("/api/sessions")  # lists wait for the counts, which runs do not
         server.kill()
-        client.close()
 
     def start(self) -> tuple[Server, Client]:
         server = self.launcher.start()
-        return server, Client(server.base_url)
+        return server, server.connect()
 
     def round(self, number: int) -> None:
         """Copies and deletes sessions until the server is killed, at some moment."""
@@ -115,7 +114,6 @@ class Crash:
         with busy_clients(copy("a"), copy("b"), delete):
             time.sleep(0.2 + random.random() * 0.8)
             server.kill()
-        client.close()
 
     def check(self, server: Server, client: Client) -> None:
         """Checks that the answered sessions are there, whole, and nothing else."""
@@ -141,13 +139,7 @@ class Crash:
         self.asked.clear()
 
 
-@pytest.mark.parametrize(
-    "rounds",
-    [
-        pytest.param(5, id="short"),
-        pytest.param(50, id="long", marks=[pytest.mark.long, pytest.mark.timeout(900)]),
-    ],
-)
+@rounds_of_kills(900)
 def test_kill_while_copying_and_deleting(launcher: Launcher, rounds: int) -> None:
     """Whenever the server is killed, every session is whole or absent, and no directory is left."""
     crash = Crash(launcher)
@@ -156,4 +148,3 @@ def test_kill_while_copying_and_deleting(launcher: Launcher, rounds: int) -> Non
     server, client = crash.start()
     crash.check(server, client)
     assert crash.source.id == "source"
-    client.close()

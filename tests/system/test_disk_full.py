@@ -9,8 +9,8 @@ import pytest
 
 from tests.client import Client, SessionClient
 from tests.contract.checks import check, check_error
-from tests.server_process import Launcher, Server
-from tests.storage.stores import small_disk
+from tests.server_process import Server
+from tests.system.disks import launcher_on_disk
 
 MEGABYTE = 1024 * 1024
 
@@ -18,19 +18,13 @@ MEGABYTE = 1024 * 1024
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
     """A server whose data directory is a disk of 48 MB, all of which it may use."""
-    with small_disk(tmp_path, "48M") as disk:
-        launcher = Launcher(disk)
-        try:
-            yield launcher.start("--disk-reserve", "0")
-        finally:
-            launcher.stop_all()
+    with launcher_on_disk(tmp_path, "48M") as launcher:
+        yield launcher.start("--disk-reserve", "0")
 
 
 @pytest.fixture
-def client(server: Server) -> Iterator[Client]:
-    client = Client(server.base_url)
-    yield client
-    client.close()
+def client(server: Server) -> Client:
+    return server.connect()
 
 
 def fill(client: Client, session: SessionClient, left: int) -> str:
@@ -104,3 +98,24 @@ def test_kv(client: Client) -> None:
     client.http.delete(filler).raise_for_status()
     client.http.put(path, json=large).raise_for_status()
     assert client.http.get(path).json() == {**large, "metadata": {}}
+
+
+def test_duplicate(server: Server, client: Client) -> None:
+    """A duplicate without room gives 507 and leaves the source alone; with room it works."""
+    session = client.session("python", session_id="source", data={"code": "print('stored')"})
+    session.run(f"open('large', 'wb').write(b'x' * {28 * MEGABYTE}); x = 1")
+    before = session.get()
+    for body in ({"id": "copy"}, {"id": "copy", "variables": False}):
+        answer = client.http.post(f"{session.path}/duplicate", json=body)
+        check_error(answer, 507, "INSUFFICIENT_STORAGE")
+        check_error(client.http.get("/api/sessions/copy"), 404, "SESSION_NOT_FOUND")
+        assert len(list((server.data_dir / "sessions").iterdir())) == 1
+    assert session.get() == before
+    check(
+        session.run("import os; print(x, os.path.getsize('large'))"), stdout=f"1 {28 * MEGABYTE}\n"
+    )
+    session.run(f"open('large', 'wb').write(b'y' * {10 * MEGABYTE})")
+    answer = client.http.post(f"{session.path}/duplicate", json={"id": "copy"})
+    assert answer.status_code == 201, answer.text
+    check(answer.json(), file_count=1, total_size_bytes=10 * MEGABYTE)
+    check(client.http.post("/api/sessions/copy/run", json={}).json(), stdout="stored\n")

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.client import Client
 from tests.contract.checks import check, check_error
 from tests.server_process import Launcher
-from tests.storage.stores import small_disk
+from tests.system.disks import launcher_on_disk
 from tests.waiting import wait_until
 
 MIB = 1024 * 1024
@@ -30,12 +29,8 @@ for n in range(100000):
 @pytest.fixture
 def launcher(tmp_path: Path) -> Iterator[Launcher]:
     """Starts servers on a small disk."""
-    with small_disk(tmp_path, f"{DISK}M") as disk:
-        launcher = Launcher(disk)
-        try:
-            yield launcher
-        finally:
-            launcher.stop_all()
+    with launcher_on_disk(tmp_path, f"{DISK}M") as launcher:
+        yield launcher
 
 
 def fill(directory: Path) -> Path:
@@ -57,7 +52,7 @@ def fill(directory: Path) -> Path:
 
 def test_the_fastest_is_ended(launcher: Launcher) -> None:
     """A session that fills the disk ends with the cause; the others run, and DELETE is quick."""
-    client = Client(launcher.start("--disk-reserve", "256M").base_url)
+    client = launcher.start("--disk-reserve", "256M").connect()
     others = [client.session("python") for _ in range(2)]
     for session in others:
         check(session.run("print(1)"), stdout="1\n")
@@ -83,13 +78,12 @@ def test_the_fastest_is_ended(launcher: Launcher) -> None:
     client.http.put(f"{others[0].path}/files/f", content=b"x").raise_for_status()
     for session in others:
         check(session.run("print(1)"), stdout="1\n", started_from="live")
-    client.close()
 
 
 def test_full_disk(launcher: Launcher) -> None:
     """With not a byte left: /run answers, DELETE works, the server stops and starts."""
     server = launcher.start()
-    client = Client(server.base_url)
+    client = server.connect()
     one, two = client.session("python"), client.session("python")
     client.http.put(f"{one.path}/files/f", content=bytes(4 * MIB)).raise_for_status()
     check(two.run("print(1)"), stdout="1\n")
@@ -102,8 +96,7 @@ def test_full_disk(launcher: Launcher) -> None:
     check(two.run("print(2)"), stdout="2\n")
     assert server.stop() == 0
     server = launcher.start()
-    client.close()
-    client = Client(server.base_url)
+    client = server.connect()
     path = "/api/sessions/"
     assert client.http.get(path[:-1]).json()["total"] == 2
     began = time.monotonic()
@@ -113,13 +106,12 @@ def test_full_disk(launcher: Launcher) -> None:
     ballast = launcher.data_dir / "ballast"
     assert wait_until(lambda: ballast.exists() and ballast.stat().st_size == 8 * MIB)
     client.http.put(f"{two.path}/files/f", content=b"x").raise_for_status()
-    client.close()
 
 
 def test_deletion_makes_its_own_room(launcher: Launcher) -> None:
     """Where nothing is left at all, not even ballast, the files go before the row."""
     server = launcher.start()
-    client = Client(server.base_url)
+    client = server.connect()
     session = client.session("python")
     client.http.put(f"{session.path}/files/f", content=bytes(4 * MIB)).raise_for_status()
     fill(launcher.data_dir)
@@ -133,4 +125,3 @@ def test_deletion_makes_its_own_room(launcher: Launcher) -> None:
                 pass
     assert client.http.delete(session.path).status_code == 200
     assert client.http.get(session.path).status_code == 404
-    client.close()

@@ -13,22 +13,26 @@ import httpx
 import psutil
 import pytest
 
-from tests.client import Client
 from tests.server_process import COMMAND, Launcher, command_line
 from tests.waiting import wait_until
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_the_grace(launcher: Launcher, number: signal.Signals) -> None:
-    """Runs may finish; meanwhile /health tells that the server stops, and new runs are refused."""
+    """Runs may finish; meanwhile /health tells that the server stops, and new runs are refused.
+
+    Nothing is left, and the exit code is 0.
+    """
     server = launcher.start("--shutdown-grace", "20")
-    client = Client(server.base_url)
+    client = server.connect()
     session, other = client.session("python"), client.session("python")
     answers = []
-    secret = "print('secret'); import time; time.sleep(3); print('done')"
+    secret = "print('secret'); import time; time.sleep(2.5); print('done')"
     thread = threading.Thread(target=lambda: answers.append(session.run(secret)))
     thread.start()
-    time.sleep(1.5)
+    assert wait_until(lambda: session.get()["status"] == "busy")
+    family = psutil.Process(server.process.pid).children(recursive=True)
+    assert family
     server.process.send_signal(number)
     assert wait_until(lambda: client.http.get("/health").status_code == 503)
     health = client.http.get("/health")
@@ -40,17 +44,17 @@ def test_the_grace(launcher: Launcher, number: signal.Signals) -> None:
     thread.join()
     assert answers[0]["stdout"] == "secret\ndone\n"
     assert server.process.wait(30) == 0
+    assert not [process for process in family if process.is_running()]
     stopping = next(line for line in server.log_text.splitlines() if '"stopping"' in line)
     assert '"running": 1' in stopping
     assert '"waiting": 0' in stopping
     assert "secret" not in server.log_text
-    client.close()
 
 
 def test_a_second_signal_ends_at_once(launcher: Launcher) -> None:
     """It does not wait for runs, and nothing of the sessions is left."""
     server = launcher.start("--shutdown-grace", "60")
-    client = Client(server.base_url)
+    client = server.connect()
     session = client.session("python")
     code = "import subprocess, time\nsubprocess.Popen(['sleep', '600.75'])\ntime.sleep(600)"
 
@@ -77,7 +81,6 @@ def test_a_second_signal_ends_at_once(launcher: Launcher) -> None:
     assert server.process.wait(5) == 128 + signal.SIGINT
     thread.join()
     assert wait_until(lambda: not [one for one in family if one.is_running()], 5)
-    client.close()
     launcher.start()
 
 

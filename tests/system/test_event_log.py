@@ -500,18 +500,20 @@ SHORT = settings(
 )
 
 
-def test_any_history_of_an_event_log() -> None:
+@pytest.mark.parametrize(
+    "how",
+    [
+        pytest.param(SHORT, id="short"),
+        pytest.param(
+            settings(SHORT, max_examples=300, stateful_step_count=30),
+            id="long",
+            marks=[pytest.mark.long, pytest.mark.timeout(1800)],
+        ),
+    ],
+)
+def test_any_history_of_an_event_log(how: settings) -> None:
     """Each reader gets a prefix of the appended events, and every log has a truthful end.
 
     Events are of every kind, crashes at any byte, indexes and rows lost, readers of any speed.
     """
-    run_state_machine_as_test(EventLogs, settings=SHORT)  # type: ignore[no-untyped-call]
-
-
-@pytest.mark.long
-@pytest.mark.timeout(1800)
-def test_any_history_of_an_event_log_long() -> None:
-    """The event log passes the same test with many more histories."""
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
-        EventLogs, settings=settings(SHORT, max_examples=300, stateful_step_count=30)
-    )
+    run_state_machine_as_test(EventLogs, settings=how)  # type: ignore[no-untyped-call]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 import sqlite3
-import subprocess
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -13,21 +12,8 @@ from pathlib import Path
 import pytest
 
 from era_kernels.storage.data_directory import DataDirectory
-from tests.server_process import COMMAND, Launcher
+from tests.server_process import Launcher, failed_start
 from tests.storage.stores import small_disk
-
-
-def failed_start(data_dir: Path, *flags: str) -> str:
-    """Starts a server that cannot start, and returns the sentence that it says."""
-    done = subprocess.run(
-        [COMMAND, "serve", "--port", "0", "--data-dir", str(data_dir), *flags],
-        capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
-    assert done.returncode == 1, done.stderr
-    assert "Traceback" not in done.stderr
-    last = done.stderr.splitlines()[-1]
-    assert last.startswith("Error: ")
-    return last
 
 
 def state(directory: Path) -> list[tuple[str, int, bytes]]:

@@ -5,16 +5,14 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import psutil
 import pytest
 
-from tests.client import Client, SessionClient
+from tests.client import SessionClient
 from tests.server_process import (
-    COMMAND,
     PRINT_PID,
     UNSANDBOXED_FLAGS,
     Launcher,
@@ -24,16 +22,7 @@ from tests.server_process import (
 )
 from tests.waiting import wait_until
 
-pytestmark = pytest.mark.command
-
 PID = "import os\nprint(os.getpid())"
-
-
-@pytest.fixture
-def session(client: Client) -> Iterator[SessionClient]:
-    session = client.session("python")
-    yield session
-    session.delete()
 
 
 def kernel_pid(session: SessionClient) -> int:
@@ -41,15 +30,11 @@ def kernel_pid(session: SessionClient) -> int:
     return host_pid(session.run(PRINT_PID)["stdout"])
 
 
-def connected(server: Server) -> Client:
-    return Client(server.base_url)
-
-
 def test_kill_between_answered_writes(launcher: Launcher) -> None:
     """Answered writes are there after a kill -9 of the server, round after round."""
     known: dict[str, Any] = {}
     for number in range(5):
-        client = connected(launcher.start())
+        client = launcher.start().connect()
         for name, data in known.items():
             assert client.http.get(f"/api/sessions/{name}").json()["data"] == data
         session = client.session("python", session_id=f"s{number}", data={"number": number})
@@ -57,19 +42,17 @@ def test_kill_between_answered_writes(launcher: Launcher) -> None:
         client.http.patch(session.path, json={"metadata": {"label": number}}).raise_for_status()
         known[session.id] = {"number": number, "ran": True}
         launcher.servers[-1].kill()
-        client.close()
-    client = connected(launcher.start())
+    client = launcher.start().connect()
     listed = client.http.get("/api/sessions").json()["sessions"]
     assert [(s["id"], s["metadata"]) for s in listed] == [
         (f"s{number}", {"label": number}) for number in range(5)
     ]
-    client.close()
 
 
 def test_kill_of_the_server_leaves_no_process(launcher: Launcher) -> None:
     """A kill -9 of the server in the middle of a run takes kernels and their children along."""
     server = launcher.start()
-    client = connected(server)
+    client = server.connect()
     session = client.session("python")
     with session.open_stream(
         "import subprocess, time\nsubprocess.Popen(['sleep', '600.25'])\nprint(1, flush=True)\n"
@@ -82,33 +65,6 @@ def test_kill_of_the_server_leaves_no_process(launcher: Launcher) -> None:
         with pytest.raises(httpx.HTTPError):
             list(events)
     assert wait_until(lambda: not [p for p in family if p.is_running()], 5)
-    client.close()
-
-
-def test_an_interrupted_run_has_an_honest_end(launcher: Launcher) -> None:
-    """After a kill -9 in a run, a reader that comes back gets the run's last events."""
-    server = launcher.start()
-    client = connected(server)
-    session = client.session("python", session_id="s1")
-    with session.open_stream("import time\nprint('before')\ntime.sleep(600)") as events:
-        first = next(events)
-        [execution] = client.http.get(f"{session.path}/executions").json()["executions"]
-        server.kill()
-        with pytest.raises(httpx.HTTPError):
-            list(events)
-    client.close()
-    client = connected(launcher.start())
-    path = f"/api/sessions/s1/executions/{execution['execution_id']}"
-    found = client.http.get(path).json()
-    assert (found["status"], found["stdout"], found["exit_code"]) == ("finished", "before\n", 137)
-    assert found["state"] == "lost"
-    replay = client.http.get(f"{path}/stream", headers={"Last-Event-ID": str(first.id)})
-    assert "SERVER_STOPPED" in replay.text
-    assert replay.text.count("event: done") == 1
-    again = SessionClient(client.http, "s1").run("print('after')")
-    assert (again["stdout"], again["started_from"]) == ("after\n", "fresh")
-    assert again["kernel_generation"] == 2
-    client.close()
 
 
 def test_kill_of_a_kernel_in_a_run(session: SessionClient) -> None:
@@ -151,31 +107,10 @@ def test_a_client_that_vanishes(server: Server, session: SessionClient) -> None:
     assert answer["stdout"] == "".join(f"{n}\n" for n in range(20))
 
 
-def test_sigterm_closes_in_order(launcher: Launcher) -> None:
-    """SIGTERM: a run that ends within the grace is answered, nothing is left, the exit is 0."""
-    server = launcher.start("--shutdown-grace", "10")
-    client = connected(server)
-    session = client.session("python")
-    session.run("pass")
-    family = psutil.Process(server.process.pid).children(recursive=True)
-    assert family
-    answers: list[dict[str, Any]] = []
-    running = threading.Thread(
-        target=lambda: answers.append(session.run("import time\ntime.sleep(1)\nprint('done')"))
-    )
-    running.start()
-    assert wait_until(lambda: session.get()["status"] == "busy")
-    assert server.stop() == 0
-    running.join()
-    assert answers[0]["stdout"] == "done\n"
-    assert not [process for process in family if process.is_running()]
-    client.close()
-
-
 def test_sigterm_ends_what_does_not_end(launcher: Launcher) -> None:
     """A run past the grace ends with 137 and the cause, and the server leaves with 0."""
     server = launcher.start("--shutdown-grace", "0.5")
-    client = connected(server)
+    client = server.connect()
     session = client.session("python")
     with session.open_stream("import time\nprint('on')\ntime.sleep(600)") as events:
         next(events)
@@ -187,7 +122,6 @@ def test_sigterm_ends_what_does_not_end(launcher: Launcher) -> None:
     assert (rest[-1].data["exit_code"], rest[-1].data["cause"]) == (137, "server stopped")
     assert server.process.wait(20) == 0
     assert time.monotonic() - began < 10
-    client.close()
 
 
 def test_a_second_server_is_refused(launcher: Launcher) -> None:
@@ -197,16 +131,25 @@ def test_a_second_server_is_refused(launcher: Launcher) -> None:
         launcher.start()
 
 
-def test_no_secret_in_logs(launcher: Launcher) -> None:
-    """Code, values of env and tokens stand in no log, in no row and in no event log."""
+def test_no_secret_gets_out(launcher: Launcher) -> None:
+    """Code, values of env and tokens stand in no log, in no row and in no event log.
+
+    A kernel's environment is built from empty: nothing of the server's is in it.
+    """
     token = "tok-0123456789abcdef"
-    server = launcher.start(env={"ERA_API_TOKENS": token})
-    client = Client(server.base_url, {"Authorization": f"Bearer {token}"})
+    server = launcher.start(env={"ERA_API_TOKENS": token, "MY_SECRET": "leaked"})
+    client = server.connect({"Authorization": f"Bearer {token}"})
     session = client.session("python")
     session.run("secret_code_word = 1; raise SystemExit(3)", env={"KEY": "secret-env-value"})
     session.http.post(f"{session.path}/run", content=b'{"code": "secret_code_word", ').read()
     session.http.get("/api/sessions?token=secret-query-word")
-    client.close()
+    answer = session.run(
+        "import os, glob\nprint(dict(os.environ))\n"
+        "print(open('/proc/self/environ').read(), open('/proc/self/cmdline').read())"
+    )
+    assert answer["exit_code"] == 0
+    assert token not in answer["stdout"]
+    assert "MY_SECRET" not in answer["stdout"]
     assert server.stop() == 0
     for word in (token, "secret_code_word", "secret-env-value", "secret-query-word"):
         assert word not in server.log_text
@@ -215,38 +158,15 @@ def test_no_secret_in_logs(launcher: Launcher) -> None:
     assert token.encode() not in stored
 
 
-def test_the_servers_settings_do_not_leak(launcher: Launcher) -> None:
-    """A kernel's environment is built from empty: nothing of the server's is in it."""
-    token = "tok-0123456789abcdef"
-    server = launcher.start(env={"ERA_API_TOKENS": token, "MY_SECRET": "leaked"})
-    client = Client(server.base_url, {"Authorization": f"Bearer {token}"})
-    code = (
-        "import os, glob\nprint(dict(os.environ))\n"
-        "print(open('/proc/self/environ').read(), open('/proc/self/cmdline').read())"
-    )
-    answer = client.session("python").run(code)
-    assert answer["exit_code"] == 0
-    assert token not in answer["stdout"]
-    assert "MY_SECRET" not in answer["stdout"]
-    client.close()
-
-
-def test_command_is_installed() -> None:
-    """The console command that these tests start is the one that users start."""
-    assert COMMAND.is_file()
-
-
 def test_the_generation_outlives_a_kill_in_the_first_moment_of_a_run(launcher: Launcher) -> None:
     """The next run reports lost variables, and files that were to go with the kernel are gone."""
     server = launcher.start(*UNSANDBOXED_FLAGS)  # for the code is what kills it
-    client = connected(server)
+    client = server.connect()
     session = client.session("python", persistent=False)
     with pytest.raises(httpx.HTTPError):
         session.run(f"import os\nopen('f', 'w').close()\nos.kill({server.process.pid}, 9)")
-    client.close()
-    client = connected(launcher.start())
+    client = launcher.start().connect()
     shown = client.http.get(session.path).json()
     assert (shown["kernel_generation"], shown["files"]) == (1, [])
     again = client.http.post(f"{session.path}/run", json={"code": "pass"}).json()
     assert again["kernel_generation"] == 2
-    client.close()

@@ -49,13 +49,6 @@ def outside(server: Server) -> Iterator[Path]:
 
 
 @pytest.fixture
-def session(client: Client) -> Iterator[SessionClient]:
-    session = client.session("python")
-    yield session
-    session.delete()
-
-
-@pytest.fixture
 def workspace(server: Server, session: SessionClient) -> Path:
     """Returns the host's path of the session's workspace."""
     return Path(session.run("import os; print(os.getcwd())")["stdout"].strip())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import http.client
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +17,7 @@ from benchmarks.api_caller import peak_growth
 from tests.client import Client, SessionClient
 from tests.contract.checks import check_error
 from tests.server_process import Launcher, Server
+from tests.system.rounds import rounds_of_kills
 from tests.waiting import wait_until
 
 MEGABYTE = 1024 * 1024
@@ -25,20 +25,17 @@ BLOCK = bytes(range(256)) * 1024  # 256 KiB
 GROWTH = 25 * MEGABYTE
 
 
-@pytest.fixture
-def session(client: Client) -> Iterator[SessionClient]:
-    session = client.session("python")
-    yield session
-    session.delete()
-
-
 def blocks(megabytes: int) -> Iterator[bytes]:
     for _ in range(megabytes * 4):
         yield BLOCK
 
 
-def up_and_down(server: Server, session: SessionClient, megabytes: int) -> None:
-    """Checks that the server's memory stays flat both ways, and every byte is the same."""
+@pytest.mark.parametrize(
+    "megabytes",
+    [50, pytest.param(1024, marks=[pytest.mark.long, pytest.mark.timeout(600)])],
+)
+def test_up_and_down(server: Server, session: SessionClient, megabytes: int) -> None:
+    """A body without a length goes up, and down: memory stays flat, every byte is the same."""
     path, size = f"{session.path}/files/big", megabytes * MEGABYTE
     expected, got = hashlib.sha256(), hashlib.sha256()
     for block in blocks(megabytes):
@@ -53,18 +50,6 @@ def up_and_down(server: Server, session: SessionClient, megabytes: int) -> None:
                 got.update(piece)
     assert got.digest() == expected.digest()
     assert grown[0] < GROWTH, grown
-
-
-def test_fifty_megabytes(server: Server, session: SessionClient) -> None:
-    """50 MB go up, without a length, and down."""
-    up_and_down(server, session, 50)
-
-
-@pytest.mark.long
-@pytest.mark.timeout(600)
-def test_a_gigabyte(server: Server, session: SessionClient) -> None:
-    """1 GB goes up, without a length, and down."""
-    up_and_down(server, session, 1024)
 
 
 def test_slow_readers_cost_little(server: Server, session: SessionClient) -> None:
@@ -117,7 +102,7 @@ def test_bounds(launcher: Launcher) -> None:
     GET /api/limits reports both.
     """
     server = launcher.start("--max-upload", "3M", "--session-workspace", "5M")
-    client = Client(server.base_url)
+    client = server.connect()
     limits = client.http.get("/api/limits").json()
     assert (limits["max_upload"], limits["session_workspace"]) == (3 * MEGABYTE, 5 * MEGABYTE)
     session = client.session("python")
@@ -135,7 +120,6 @@ def test_bounds(launcher: Launcher) -> None:
     body = {"language": "python", "code": "", "files": files}
     check_error(client.http.post("/api/execute", json=body), 413, "QUOTA_EXCEEDED")
     assert not any((server.data_dir / "incoming").iterdir())
-    client.close()
 
 
 def test_many_files(session: SessionClient) -> None:
@@ -189,62 +173,50 @@ def _upload(base_url: str, worker: int, known: dict[str, bytes], asked: dict[str
             known[path] = data
 
 
-def kills(launcher: Launcher, rounds: int) -> None:
-    """Kills servers in the middle of uploads: each file is whole, as answered or last sent."""
+def check_uploads(client: Client, known: dict[str, bytes], asked: dict[str, bytes]) -> None:
+    """Checks that each file is whole, as answered or last sent."""
+    for path in known:
+        found = client.http.get(path).content
+        assert found in (known[path], asked[path]), (path, len(found))
+        known[path] = found
+    assert len(client.http.get("/api/sessions/s1/files").json()["files"]) <= 4
+
+
+@rounds_of_kills(1200)
+def test_kill_in_the_middle_of_uploads(launcher: Launcher, rounds: int) -> None:
+    """Files are whole after kills in the middle of uploads."""
     known: dict[str, bytes] = {}
-    for number in range(rounds):
+    asked: dict[str, bytes] = {}
+    for number in range(rounds + 1):
         server = launcher.start()
+        client = server.connect()
         assert not any((server.data_dir / "incoming").iterdir())
-        client = Client(server.base_url)
         if not number:
             client.session("python", session_id="s1")
+        check_uploads(client, known, asked)
+        if number == rounds:
+            break
         asked = dict(known)
         with ThreadPoolExecutor(4) as pool:
             works = [pool.submit(_upload, server.base_url, n, known, asked) for n in range(4)]
-            killer = threading.Timer(0.3 + (number % 7) / 10, server.kill)
-            killer.start()
+            have_begun = wait_until(lambda: len(known) == 4, 60)
+            time.sleep(0.3 + (number % 7) / 10)
+            server.kill()
             for work in works:
                 work.result()
-            killer.join()
-        client.close()
-        server = launcher.start()
-        client = Client(server.base_url)
-        assert not any((server.data_dir / "incoming").iterdir())
-        listed = client.http.get("/api/sessions/s1/files").json()["files"]
-        for path in known:
-            found = client.http.get(path).content
-            assert found in (known[path], asked[path]), (path, len(found))
-            known[path] = found
-        assert len(listed) <= 4
-        client.close()
-        server.stop()
-    assert len(known) == 4
-
-
-@pytest.mark.timeout(240)
-def test_kill_in_the_middle_of_uploads(launcher: Launcher) -> None:
-    """Files are whole after five kills in the middle of uploads."""
-    kills(launcher, 5)
-
-
-@pytest.mark.long
-@pytest.mark.timeout(1200)
-def test_kill_in_the_middle_of_uploads_long(launcher: Launcher) -> None:
-    """Files are whole after fifty kills in the middle of uploads."""
-    kills(launcher, 50)
+        assert have_begun
 
 
 def test_sigterm_in_the_middle_of_an_upload(launcher: Launcher) -> None:
     """The server exits in time; neither the file nor a part of the upload is left."""
     server = launcher.start("--shutdown-grace", "0.5")
-    client = Client(server.base_url)
+    client = server.connect()
     session = client.session("python")
     wire = http.client.HTTPConnection(server.base_url.removeprefix("http://"), timeout=20)
     wire.putrequest("PUT", f"{session.path}/files/f")
     wire.putheader("Content-Length", "1000000")
     wire.endheaders(b"x" * 10)
     assert wait_until(lambda: any((server.data_dir / "incoming").iterdir()))
-    client.close()
     assert server.stop() == 0
     wire.close()
     server = launcher.start()

@@ -70,31 +70,47 @@ def delete(session: SessionClient) -> None:
     assert time.monotonic() - began < GONE
 
 
-@pytest.mark.parametrize(("tier", "user"), [(1, 0), (3, 0), (1, USER + 1), (3, USER + 2)])
-def test_descriptors_in_flight(tier: int, user: int) -> None:
-    """Others start, run and execute, or are told why not; when the session ends, all is well."""
+@pytest.fixture(scope="module", params=[1, 3])
+def of_root(request: pytest.FixtureRequest) -> Iterator[Client]:
+    """A client of a server of root in that tier."""
+    with served(request.param, 0, open_files=OPEN_FILES) as (url, _), closing(Client(url)) as one:
+        yield one
+
+
+def check_descriptors(client: Client, are_refused: bool) -> None:
+    """Checks that others run beside a session with as many descriptors, and afterwards."""
+    other, culprit = client.session("python"), client.session("python")
+    assert other.run("x = 1")["exit_code"] == 0
+    assert int(culprit.run(FILL)["stdout"]) > OPEN_FILES
+    assert other.run("print(x)")["stdout"] == "1\n"
+    answers = [
+        ask(client, "POST", "/api/execute", language="python", code="1"),
+        ask(client, "POST", f"{other.path}/exec", command="true"),
+        ask(client, "GET", "/health"),
+    ]
+    assert [one.is_error for one in answers] == [are_refused, are_refused, False]
+    delete(culprit)
+    answers = [
+        ask(client, "POST", "/api/execute", language="python", code="1"),
+        ask(client, "POST", f"{other.path}/exec", command="true"),
+    ]
+    assert [one.status_code for one in answers] == [200, 200]
+    assert other.run("print(x)")["stdout"] == "1\n"
+
+
+def test_descriptors_in_flight(of_root: Client) -> None:
+    """Others start, run and execute: root's sessions have uids, and such descriptors, apart."""
+    check_descriptors(of_root, are_refused=False)
+
+
+@pytest.mark.parametrize(("tier", "user"), [(1, USER + 1), (3, USER + 2)])
+def test_descriptors_in_flight_of_one_uid(tier: int, user: int) -> None:
+    """They are counted for the uid: others are told why not; when the session ends, all is well."""
     with (
         served(tier, user, open_files=OPEN_FILES) as (url, _),
         closing(Client(url)) as client,
     ):
-        other, culprit = client.session("python"), client.session("python")
-        assert other.run("x = 1")["exit_code"] == 0
-        assert int(culprit.run(FILL)["stdout"]) > OPEN_FILES
-        assert other.run("print(x)")["stdout"] == "1\n"
-        answers = [
-            ask(client, "POST", "/api/execute", language="python", code="1"),
-            ask(client, "POST", f"{other.path}/exec", command="true"),
-            ask(client, "GET", "/health"),
-        ]
-        # They are counted for the uid whose they are: root's sessions have uids of their own.
-        assert [one.is_error for one in answers] == [user != 0, user != 0, False]
-        delete(culprit)
-        answers = [
-            ask(client, "POST", "/api/execute", language="python", code="1"),
-            ask(client, "POST", f"{other.path}/exec", command="true"),
-        ]
-        assert [one.status_code for one in answers] == [200, 200]
-        assert other.run("print(x)")["stdout"] == "1\n"
+        check_descriptors(client, are_refused=True)
 
 
 @pytest.fixture
@@ -129,23 +145,21 @@ def test_no_descriptors_left(launcher: Launcher, session: SessionClient) -> None
     assert session.run("print(x)")["stdout"] == "1\n"
 
 
-@pytest.mark.parametrize("tier", [1, 3])
-def test_all_that_is_started_is_stopped(tier: int) -> None:
+def test_all_that_is_started_is_stopped(of_root: Client) -> None:
     """A command that code stops, before or after it runs, has its time; the session ends."""
-    with served(tier, user=0) as (url, _), closing(Client(url)) as client:
-        other, culprit = client.session("python"), client.session("python")
-        assert other.run("1")["exit_code"] == 0
-        assert culprit.run(STOP_ALL)["stdout"] == "forked\n"
+    other, culprit = of_root.session("python"), of_root.session("python")
+    assert other.run("1")["exit_code"] == 0
+    assert culprit.run(STOP_ALL)["stdout"] == "forked\n"
 
-        def is_hindered() -> bool:
-            began = time.monotonic()
-            body = {"command": "true", "timeout": 1}
-            response = client.http.post(f"{culprit.path}/exec", json=body)
-            assert time.monotonic() - began < TOLD
-            assert response.status_code in (200, 408, 503), response.text
-            # Ended by its timeout, or never started.
-            return response.status_code == 503 or response.json()["exit_code"] in (124, 126)
+    def is_hindered() -> bool:
+        began = time.monotonic()
+        body = {"command": "true", "timeout": 1}
+        response = of_root.http.post(f"{culprit.path}/exec", json=body)
+        assert time.monotonic() - began < TOLD
+        assert response.status_code in (200, 408, 503), response.text
+        # Ended by its timeout, or never started.
+        return response.status_code == 503 or response.json()["exit_code"] in (124, 126)
 
-        assert wait_until(is_hindered, TOLD)
-        assert other.run("print(1)")["stdout"] == "1\n"
-        delete(culprit)
+    assert wait_until(is_hindered, TOLD)
+    assert other.run("print(1)")["stdout"] == "1\n"
+    delete(culprit)

@@ -14,8 +14,6 @@ from tests.client import Client
 from tests.server_process import Server
 from tests.waiting import wait_until
 
-pytestmark = pytest.mark.command
-
 
 def processes(server: Server) -> int:
     return len(psutil.Process(server.process.pid).children(recursive=True))

@@ -13,8 +13,6 @@ from tests.client import Client
 from tests.contract.checks import check
 from tests.server_process import Launcher, Server, temporary_launcher
 
-pytestmark = pytest.mark.command
-
 MIB, GIB = 1024**2, 1024**3
 CAUSE = (
     "out of memory: all sessions together use 95 % of 1 GiB (server_memory), "
@@ -54,12 +52,11 @@ def small() -> Iterator[Client]:
     """A client of a server whose sessions may use little together."""
     with temporary_launcher() as launcher:
         server = launcher.start("--server-memory", "1G", "--session-memory", "600M")
-        client = Client(server.base_url)
+        client = server.connect()
         isolation = client.http.get("/health").json()["isolation"]
         if isolation["tier"] == 4:
             pytest.skip("this host has no walls")
         yield client
-        client.close()
 
 
 def test_a_large_table(client: Client) -> None:
@@ -129,6 +126,5 @@ def test_all_want_too_much(small: Client) -> None:
 def test_limits_are_told(launcher: Launcher) -> None:
     """`GET /api/limits` tells both in bytes, as they were set."""
     server: Server = launcher.start("--server-memory", "3G", "--session-memory", "700M")
-    client = Client(server.base_url)
+    client = server.connect()
     check(client.http.get("/api/limits").json(), server_memory=3 * GIB, session_memory=700 * MIB)
-    client.close()

@@ -21,7 +21,8 @@ from benchmarks.api_caller import peak_growth
 from tests.client import Client
 from tests.contract.checks import check_error
 from tests.server_process import Launcher, Server
-from tests.storage.stores import small_disk
+from tests.system.disks import launcher_on_disk
+from tests.system.rounds import rounds_of_kills
 from tests.system.test_crash import busy_clients
 from tests.waiting import wait_until
 
@@ -52,8 +53,12 @@ def blocks(megabytes: int) -> Iterator[bytes]:
         yield BLOCK
 
 
-def up_and_down(server: Server, client: Client, megabytes: int) -> None:
-    """Checks that the server's memory stays flat: up, down as bytes, and down as JSON."""
+@pytest.mark.parametrize(
+    "megabytes",
+    [100, pytest.param(1024, marks=[pytest.mark.long, pytest.mark.timeout(900)])],
+)
+def test_up_and_down(server: Server, client: Client, megabytes: int) -> None:
+    """Up without a length, down as bytes, and down as JSON: the server's memory stays flat."""
     expected = hashlib.md5()
     for block in blocks(megabytes):
         expected.update(block)
@@ -83,18 +88,6 @@ def up_and_down(server: Server, client: Client, megabytes: int) -> None:
     assert grown[0] < GROWTH, grown
 
 
-def test_a_hundred_megabytes(server: Server, client: Client) -> None:
-    """100 MB go up, without a length, and down in both forms."""
-    up_and_down(server, client, 100)
-
-
-@pytest.mark.long
-@pytest.mark.timeout(900)
-def test_a_gigabyte(server: Server, client: Client) -> None:
-    """1 GB goes up, without a length, and down in both forms."""
-    up_and_down(server, client, 1024)
-
-
 # ---------------------------------------------------------------- bounds and full disks
 
 
@@ -103,7 +96,7 @@ def test_bounds(launcher: Launcher) -> None:
     server = launcher.start(
         "--max-object", "3M", "--namespace-quota", "5M", "--storage-quota", "7M"
     )
-    client = Client(server.base_url)
+    client = server.connect()
     for body in (BLOCK * 13, blocks(4)):
         check_error(put(client, "a", body), 413, "TOO_LARGE")
     as_json = {"content": base64.b64encode(BLOCK * 13).decode()}
@@ -120,44 +113,37 @@ def test_bounds(launcher: Launcher) -> None:
     assert put(client, "a", BLOCK).status_code == 200
     assert put(client, "c", BLOCK).status_code == 200
     assert wait_until(lambda: len(blobs(server)) == 3 and not incoming(server))
-    client.close()
 
 
 def test_full_disk(tmp_path: Path) -> None:
     """An object that finds no room is 507 and leaves the old one; others are read and deleted."""
-    with small_disk(tmp_path, "48M") as disk:
-        launcher = Launcher(disk)
-        try:
-            server = launcher.start()
-            client = Client(server.base_url)
-            assert put(client, "k", b"old").status_code == 200
-            assert put(client, "filler", blocks(24)).status_code == 200
-            for body in (BLOCK * 120, blocks(30)):
-                check_error(put(client, "k", body), 507, "INSUFFICIENT_STORAGE")
-                assert wait_until(lambda: not incoming(server))
-                assert client.http.get(f"{SPACE}/k", headers=RAW).content == b"old"
-            assert client.http.get("/health").json()["status"] == "healthy"
-            client.http.delete(f"{SPACE}/filler").raise_for_status()
-            assert wait_until(lambda: len(blobs(server)) == 1)
-            assert put(client, "k", blocks(20)).status_code == 200
-            client.close()
-        finally:
-            launcher.stop_all()
+    with launcher_on_disk(tmp_path, "48M") as launcher:
+        server = launcher.start()
+        client = server.connect()
+        assert put(client, "k", b"old").status_code == 200
+        assert put(client, "filler", blocks(24)).status_code == 200
+        for body in (BLOCK * 120, blocks(30)):
+            check_error(put(client, "k", body), 507, "INSUFFICIENT_STORAGE")
+            assert wait_until(lambda: not incoming(server))
+            assert client.http.get(f"{SPACE}/k", headers=RAW).content == b"old"
+        assert client.http.get("/health").json()["status"] == "healthy"
+        client.http.delete(f"{SPACE}/filler").raise_for_status()
+        assert wait_until(lambda: len(blobs(server)) == 1)
+        assert put(client, "k", blocks(20)).status_code == 200
 
 
 def test_lost_bytes(launcher: Launcher) -> None:
     """A row whose blob is gone is told by /health and the log, and is still listed."""
     server = launcher.start()
-    client = Client(server.base_url)
+    client = server.connect()
     put(client, "a", b"1")
     put(client, "b", b"2")
     [lost] = [blob for blob in blobs(server) if blob.read_bytes() == b"1"]
     assert "problems" not in client.http.get("/health").json()
-    client.close()
     server.kill()
     lost.unlink()
     server = launcher.start()
-    client = Client(server.base_url)
+    client = server.connect()
     health = client.http.get("/health")
     assert (health.status_code, health.json()["status"]) == (200, "healthy")
     assert "bytes: 1." in health.json()["problems"]["r2"]
@@ -166,7 +152,6 @@ def test_lost_bytes(launcher: Launcher) -> None:
     assert len(client.http.get(SPACE).json()["objects"]) == 2
     client.http.delete(f"{SPACE}/a").raise_for_status()
     assert "problems" not in client.http.get("/health").json()
-    client.close()
 
 
 # ---------------------------------------------------------------- kills
@@ -187,13 +172,12 @@ class Crash:
     def round(self) -> None:
         """Puts and deletes objects until the server is killed, at some moment."""
         server = self._launcher.start()
-        client = Client(server.base_url)
+        client = server.connect()
         self.check(server, client)
         works = [self._worker(client, number) for number in range(4)]
         with busy_clients(*works):
             time.sleep(0.2 + random.random() * 0.8)
             server.kill()
-        client.close()
 
     def _worker(self, client: Client, seed: int) -> Callable[[int], object]:
         chance = random.Random(f"{seed}-{time.monotonic_ns()}")
@@ -241,22 +225,15 @@ class Crash:
         assert "problems" not in client.http.get("/health").json()
 
 
-@pytest.mark.parametrize(
-    "rounds",
-    [
-        pytest.param(5, id="short"),
-        pytest.param(50, id="long", marks=[pytest.mark.long, pytest.mark.timeout(900)]),
-    ],
-)
+@rounds_of_kills(900)
 def test_kill_under_load(launcher: Launcher, rounds: int) -> None:
     """Whenever the server is killed, answered objects are there, none is half, no blob is left."""
     crash = Crash(launcher)
     for _ in range(rounds):
         crash.round()
     server = launcher.start()
-    client = Client(server.base_url)
+    client = server.connect()
     crash.check(server, client)
-    client.close()
 
 
 def test_many_clients_that_vanish(server: Server, client: Client) -> None:

@@ -13,8 +13,8 @@ import pytest
 from tests.client import Client, SessionClient, SseEvent
 from tests.contract.checks import check
 from tests.server_process import Launcher, Server
-from tests.storage.stores import small_disk
 from tests.stream_readers import StreamReader, slow_stream_reader, start_run
+from tests.system.disks import launcher_on_disk
 from tests.waiting import wait_until
 
 LINE = "é{n:06}☃"
@@ -74,9 +74,8 @@ def printed_enough(reader: StreamReader) -> bool:
 @pytest.fixture
 def session(launcher: Launcher) -> Iterator[SessionClient]:
     """Makes a session of a server that gives runs half a second when it stops."""
-    client = Client(launcher.start("--shutdown-grace", "0.5").base_url)
+    client = launcher.start("--shutdown-grace", "0.5").connect()
     yield client.session("python", session_id="s1", data={"kept": 2**70})
-    client.close()
 
 
 def replayed(server: Server, path: str) -> list[SseEvent]:
@@ -109,7 +108,7 @@ def test_kill_of_the_server_in_a_run(launcher: Launcher, session: SessionClient)
         assert wait_until(lambda: printed_enough(readers[0]), 30)
         server.kill()
     server = launcher.start()
-    client = Client(server.base_url)
+    client = server.connect()
     whole = replayed(server, path)
     check(check_whole(whole), exit_code=137, cause="server stopped", state="lost")
     assert [(one.event, one.data.get("code")) for one in whole[-2:-1]] == [
@@ -126,7 +125,6 @@ def test_kill_of_the_server_in_a_run(launcher: Launcher, session: SessionClient)
     check(stored(client, path), status="finished", exit_code=137, data={"kept": 2**70})
     again = SessionClient(client.http, "s1").run("print('after')")
     check(again, stdout="after\n", started_from="fresh", kernel_generation=2)
-    client.close()
 
 
 def test_stop_of_the_server_in_a_run(launcher: Launcher, session: SessionClient) -> None:
@@ -144,14 +142,13 @@ def test_stop_of_the_server_in_a_run(launcher: Launcher, session: SessionClient)
     assert readers[0].events[-2].data["code"] == "SERVER_STOPPED"
     check_printed(readers[0].text())
     server = launcher.start()
-    client = Client(server.base_url)
+    client = server.connect()
     assert replayed(server, path) == readers[0].events
     for reader in readers[1:]:
         if not reader.has_ended:
             reader.read(server.base_url, path)
         assert reader.events == readers[0].events
     check_stored_text(client, path, readers[0].text())
-    client.close()
 
 
 def test_a_finished_run_after_a_restart(launcher: Launcher, session: SessionClient) -> None:
@@ -168,7 +165,7 @@ def test_a_finished_run_after_a_restart(launcher: Launcher, session: SessionClie
     for end in (Server.stop, Server.kill):
         end(server)
         server = launcher.start()
-        client = Client(server.base_url)
+        client = server.connect()
         assert stored(client, path) == found
         assert replayed(server, path) == before
         for after in (0, 1, len(before) // 2, len(before) - 1):
@@ -176,25 +173,27 @@ def test_a_finished_run_after_a_restart(launcher: Launcher, session: SessionClie
             reader.read(server.base_url, path)
             assert reader.events == before
         check_stored_text(client, path, "".join(f"é {n}\n" for n in range(30_000)))
-        client.close()
 
 
 def test_kill_while_runs_wait(launcher: Launcher, session: SessionClient) -> None:
-    """Runs that were still queued at a kill have a truthful end as well."""
+    """The run that was going on at a kill, and those still queued, have a truthful end."""
     server = launcher.servers[0]
-    running = start_run(server.base_url, session.id, PRINTER)
+    code = "import time\nprint('before')\ntime.sleep(600)"
+    running = start_run(server.base_url, session.id, code)
+    with session.http.stream("GET", running) as live:
+        assert any("before" in line for line in live.iter_lines())
     waiting = [start_run(server.base_url, session.id, f"print({n})") for n in range(3)]
     server.kill()
     server = launcher.start()
-    client = Client(server.base_url)
+    client = server.connect()
     for path in (running, *waiting):
         check(check_whole(replayed(server, path)), exit_code=137, cause="server stopped")
+    check(stored(client, running), status="finished", stdout="before\n", state="lost")
     for path in waiting:
         kinds = [one.event for one in replayed(server, path)]
         assert kinds == ["queued", "error", "done"]
     listed = client.http.get(f"/api/sessions/{session.id}/executions").json()["executions"]
     assert [one["status"] for one in listed] == ["finished"] * 4
-    client.close()
 
 
 # ---------------------------------------------------------------- a full disk
@@ -203,13 +202,8 @@ def test_kill_while_runs_wait(launcher: Launcher, session: SessionClient) -> Non
 @pytest.fixture
 def full(tmp_path: Path) -> Iterator[Launcher]:
     """A launcher whose data directory is a disk of 48 MB."""
-    with small_disk(tmp_path, "48M") as disk:
-        launcher = Launcher(disk / "data")
-        launcher.data_dir.mkdir()
-        try:
-            yield launcher
-        finally:
-            launcher.stop_all()
+    with launcher_on_disk(tmp_path, "48M") as launcher:
+        yield launcher
 
 
 # Fills the disk, to the last byte, and prints: readers cannot get events that are not on disk.
@@ -236,7 +230,7 @@ def test_a_full_disk_in_a_run(full: Launcher) -> None:
     A later reader gets it, too, while the disk is full, after a restart, and with room again.
     """
     server = full.start("--disk-reserve", "0")  # else the session is ended before it is full
-    client = Client(server.base_url)
+    client = server.connect()
     session = client.session("python", session_id="s1")
     path = start_run(server.base_url, "s1", FILLER)
     readers = [StreamReader(), slow_stream_reader()]
@@ -263,9 +257,7 @@ def test_a_full_disk_in_a_run(full: Launcher) -> None:
     client.http.delete(f"{session.path}/files/filler").raise_for_status()
     check(session.run("print('next')"), stdout="next\n", started_from="fresh")
     check_again(server, client)
-    client.close()
     server.kill()
     server = full.start()
-    client = Client(server.base_url)
+    client = server.connect()
     check_again(server, client)
-    client.close()

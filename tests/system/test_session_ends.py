@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 
 import psutil
 import pytest
@@ -89,10 +88,8 @@ def server(launcher: Launcher) -> Server:
 
 
 @pytest.fixture
-def client(server: Server) -> Iterator[Client]:
-    client = Client(server.base_url)
-    yield client
-    client.close()
+def client(server: Server) -> Client:
+    return server.connect()
 
 
 def start_stubborn(client: Client, server: Server, session_id: str) -> SessionClient:
@@ -133,6 +130,5 @@ def test_sigterm_leaves_nothing(client: Client, server: Server, launcher: Launch
     all_of_them = descendants(server)
     assert server.stop() == 0
     assert wait_until(lambda: not [one for one in all_of_them if is_alive(*one)], 3)
-    other = Client(launcher.start().base_url)
+    other = launcher.start().connect()
     assert SessionClient(other.http, "s1").run("print(2)")["stdout"] == "2\n"
-    other.close()

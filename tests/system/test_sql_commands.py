@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.system.command_runs import Run
+from tests.system.conftest import Run
 
 ODD_ROWS: list[dict[str, Any]] = [
     {"id": 1, "name": "Ada", "any": 1},

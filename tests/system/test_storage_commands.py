@@ -5,15 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import subprocess
 import tarfile
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from tests.client import Client
-from tests.server_process import COMMAND, Launcher
-from tests.system.command_runs import Run
+from tests.server_process import Launcher, run_command
+from tests.system.conftest import Run
 
 SPACE = "/api/storage/r2/space"
 MEGABYTE = 1024 * 1024
@@ -59,22 +58,21 @@ def test_mistakes(run: Run, tmp_path: Path) -> None:
         assert words in run(*arguments, code=1).stderr
 
 
-def test_server_of_the_directory(launcher: Launcher) -> None:
+def test_server_of_the_directory(launcher: Launcher, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without an address, the server that uses the directory is asked, on whatever port it is."""
+    monkeypatch.delenv("ERA_URL", raising=False)
     server = launcher.start()
-    put = [COMMAND, "storage", "put", "kv", "n", "k", "--value", "v"]
-    env = {name: value for name, value in os.environ.items() if name != "ERA_URL"}
-    subprocess.run([*put, "--data-dir", server.data_dir], env=env, check=True)
-    client = Client(server.base_url)
+    put = ("storage", "put", "kv", "n", "k", "--value", "v")
+    assert run_command(*put, "--data-dir", server.data_dir).returncode == 0
+    client = server.connect()
     assert client.http.get("/api/storage/kv/n/k").json()["value"] == "v"
-    client.close()
 
 
 @pytest.mark.parametrize("name", ["out", "out.tar"])
 def test_export_and_import(launcher: Launcher, tmp_path: Path, name: str) -> None:
     """A namespace comes back with all keys, types and metadata, whichever way it went."""
     server = launcher.start()
-    client = Client(server.base_url)
+    client = server.connect()
     metadata = {"author": "Zoë", "Type": "x", "": "%41"}
     for number, key in enumerate(KEYS):
         body = {"content": "YWJj" * number, "metadata": metadata}
@@ -84,10 +82,10 @@ def test_export_and_import(launcher: Launcher, tmp_path: Path, name: str) -> Non
     target, where = tmp_path / name, ["--url", server.base_url]
     for way in (where, ["--data-dir", str(server.data_dir)]):
         if way != where:
-            client.close()
             server.stop()
-        subprocess.run([COMMAND, "storage", "export", "r2", "space", target, *way], check=True)
-        subprocess.run([COMMAND, "storage", "import", "r2", "copy", target, *way], check=True)
+        for verb, space in (("export", "space"), ("import", "copy")):
+            done = run_command("storage", verb, "r2", space, target, *way)
+            assert done.returncode == 0, done.stderr
         if target.is_dir():
             names = {file.name for file in target.iterdir()}
         else:
@@ -95,7 +93,7 @@ def test_export_and_import(launcher: Launcher, tmp_path: Path, name: str) -> Non
                 names = {file.partition("/")[0] for file in tar.getnames()}
         assert names == {"objects", "index.jsonl"}
         target.rename(tmp_path / f"{len(way[1])}-{name}")
-    client = Client(launcher.start().base_url)
+    client = launcher.start().connect()
     assert len(client.http.get("/api/storage/r2/copy").json()["objects"]) == len(KEYS) + 1
     for key in [*KEYS, "big"]:
         both = [
@@ -106,18 +104,18 @@ def test_export_and_import(launcher: Launcher, tmp_path: Path, name: str) -> Non
             del one["uploaded"]
         assert both[0] == both[1]
         assert both[0]["customMetadata"] == ({} if key == "big" else metadata)
-    client.close()
 
 
 def test_damaged_export(launcher: Launcher, tmp_path: Path) -> None:
     """An export that was changed is refused before anything is stored."""
     server = launcher.start()
-    client = Client(server.base_url)
+    client = server.connect()
     for key in "ab":
         client.http.put(f"{SPACE}/{key}", json={"content": "YWJj"}).raise_for_status()
     target = tmp_path / "out"
     where = ["--url", server.base_url]
-    subprocess.run([COMMAND, "storage", "export", "r2", "space", target, *where], check=True)
+    done = run_command("storage", "export", "r2", "space", target, *where)
+    assert done.returncode == 0, done.stderr
     index = (target / "index.jsonl").read_text()
     secret = tmp_path / "secret"
     secret.write_text("abc")
@@ -129,27 +127,16 @@ def test_damaged_export(launcher: Launcher, tmp_path: Path) -> None:
         lambda: (target / "index.jsonl").write_text("{"),
     ):
         change()  # type: ignore[no-untyped-call]
-        done = subprocess.run(
-            [COMMAND, "storage", "import", "r2", "copy", target, *where],
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
+        done = run_command("storage", "import", "r2", "copy", target, *where)
         assert (done.returncode, "damaged" in done.stderr) == (1, True), done.stderr
         assert client.http.get("/api/storage/r2/copy").json()["objects"] == []
-    client.close()
 
 
 def test_tokens_and_addresses(launcher: Launcher, tmp_path: Path) -> None:
     """A token is shown to the server; one that is missing, and a server that is, are told."""
     token = "0123456789abcdef"
     server = launcher.start(env={"ERA_API_TOKENS": token})
-    arguments = [COMMAND, "storage", "list", "r2", "space"]
-
-    def listed(*more: str, **env: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [*arguments, *more], capture_output=True, text=True, check=False,
-            env={**os.environ, **env},
-        )  # fmt: skip
-
+    listed = partial(run_command, "storage", "list", "r2", "space")
     assert listed("--url", server.base_url, "--token", token).returncode == 0
     assert listed(ERA_URL=server.base_url, ERA_TOKEN=token).returncode == 0
     assert listed(ERA_URL=server.base_url, ERA_API_TOKENS=token).returncode == 0

@@ -12,10 +12,10 @@ from itertools import count
 from pathlib import Path
 
 import httpx
-import pytest
 
 from tests.client import Client
 from tests.server_process import Launcher
+from tests.system.rounds import rounds_of_kills
 from tests.system.storage_writers import WRITERS, StorageWriter
 from tests.waiting import wait_until
 
@@ -126,13 +126,7 @@ def counted_and_listed(client: Client) -> tuple[tuple[int, int], tuple[int, int]
     return (stats["total"], stats["total_size"]), (total, sizes)
 
 
-@pytest.mark.parametrize(
-    "rounds",
-    [
-        pytest.param(5, id="short"),
-        pytest.param(50, id="long", marks=[pytest.mark.long, pytest.mark.timeout(1800)]),
-    ],
-)
+@rounds_of_kills(1800)
 def test_kill_while_storing(launcher: Launcher, rounds: int) -> None:
     """Every answered write is there, whole and right, whenever the server was killed."""
     crashes = Crashes(launcher)

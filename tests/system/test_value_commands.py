@@ -12,9 +12,8 @@ import pytest
 
 from era_kernels.errors import StartError
 from era_kernels.storage_commands.value_lines import import_values
-from tests.client import Client
 from tests.server_process import Launcher
-from tests.system.command_runs import Run
+from tests.system.conftest import Run
 
 KEYS = ["a", "a/b", "..", "//", "☃\n", "k=&?#%20", " ", "x" * 512]
 
@@ -130,11 +129,10 @@ def test_export_and_import(run: Run, tmp_path: Path) -> None:
 
 def test_header_of_expiry(launcher: Launcher) -> None:
     """The answer to a GET tells the seconds that are left, and only where there are any."""
-    client = Client(launcher.start().base_url)
+    client = launcher.start().connect()
     path = "/api/storage/kv/space/k"
     client.http.put(path, json={"value": "v", "expiration_ttl": 50}).raise_for_status()
     time.sleep(0.01)
     assert 30 < float(client.http.get(path).headers["X-Era-Expires-In"]) < 50
     client.http.put(path, json={"value": "v"}).raise_for_status()
     assert "X-Era-Expires-In" not in client.http.get(path).headers
-    client.close()

@@ -61,7 +61,6 @@ print(json.dumps({
 
 async def in_sandbox_run(command: Command) -> tuple[ExitInfo, str, str]:
     """Run one command in a sandbox of its own."""
-
     async with open_sandbox() as sandbox:
         return await run_to_end(sandbox, command)
 
@@ -158,7 +157,6 @@ async def test_a_missing_entry_is_a_traceback(entry: str) -> None:
 
 async def test_an_interrupt_raises_in_the_program() -> None:
     """SIGINT is KeyboardInterrupt, as in every program, and 130 when nobody catches it."""
-
     async with open_sandbox() as sandbox:
         code = "import time\nprint(1, flush=True)\ntime.sleep(600)"
         process = await sandbox.spawn(forked_program(code))

@@ -28,7 +28,6 @@ from tests.waiting import wait_until
 
 async def test_what_is_preloaded_is_there_at_once() -> None:
     """Forked programs find preloaded modules imported, from the entries' directories too."""
-
     async with open_sandboxes(["fractions", "sandbox_entry"]) as sandboxes:
         sandbox = await new_sandbox(sandboxes)
         code = "import sys; print('fractions' in sys.modules, 'sandbox_entry' in sys.modules)"
@@ -99,7 +98,6 @@ async def test_nothing_of_the_server_is_in_it(monkeypatch: pytest.MonkeyPatch) -
 
 async def test_it_holds_nothing_but_its_socket() -> None:
     """One thread, the three standard descriptors, the control socket and the wake-up pipe."""
-
     async with open_sandboxes() as sandboxes:
         pid = sandboxes.zygote.pid
         for _ in range(3):
@@ -113,7 +111,6 @@ async def test_it_holds_nothing_but_its_socket() -> None:
 
 async def test_an_init_holds_nothing_but_its_socket() -> None:
     """No descriptor of the zygote or of other sandboxes is open in an init."""
-
     async with open_sandboxes() as sandboxes:
         await new_sandbox(sandboxes)
         sandbox = await new_sandbox(sandboxes)

@@ -17,15 +17,18 @@ from era_kernels.models import Limits
 from era_kernels.sandbox.server.cgroup_hierarchies import Controller, find_controllers
 from era_kernels.sandbox.server.cgroup_memory import Shortage
 from era_kernels.sandbox.server.cgroups import CgroupTree, SandboxCgroup, remove_stale
+from tests.conftest import loop
 from tests.sandbox.sandboxes import forked_program, run_to_end
-from tests.sandbox.test_isolation import MIB, isolated_sandboxes
+from tests.sandbox.tiers import MIB, Isolated, isolated_sandboxes
 from tests.waiting import until, wait_until
 
 BURN = (
     "import time\nend = time.monotonic() + 2\nwhile time.monotonic() < end: pass\n"
     "print(time.process_time())"
 )
-TIERS = pytest.mark.parametrize("tier", [1, 2, 3])
+
+
+io_loop = pytest.fixture(loop, scope="module")
 
 
 @pytest.fixture
@@ -122,80 +125,77 @@ def test_processes(groups: CgroupTree) -> None:
     group.remove()
 
 
-@TIERS
-async def test_share_of_processors(tier: int) -> None:
+async def test_share_of_processors(isolated: Isolated) -> None:
     """A session that may use a fifth of a processor gets that."""
-    async with isolated_sandboxes(tier) as (sandboxes, make_paths):
-        assert "cpu" in sandboxes.profile.enforced_limits
-        sandbox = await sandboxes.open_sandbox(make_paths("a"), Limits(cpu=0.2))
-        ending, out, err = await run_to_end(sandbox, forked_program(BURN))
-        assert ending.code == 0, err
-        assert float(out) < 0.4 * 2
+    assert "cpu" in isolated.sandboxes.profile.enforced_limits
+    sandbox = await isolated.open(Limits(cpu=0.2))
+    ending, out, err = await run_to_end(sandbox, forked_program(BURN))
+    assert ending.code == 0, err
+    assert float(out) < 0.4 * 2
 
 
-@TIERS
-async def test_death_is_told(tier: int) -> None:
+async def test_death_is_told(isolated: Isolated) -> None:
     """A kernel that the kernel of the system killed: the cause is there with its end."""
-    async with isolated_sandboxes(tier) as (sandboxes, make_paths):
-        sandbox = await sandboxes.open_sandbox(make_paths("a"), Limits(memory=64 * MIB))
-        # Shared memory is no data of a process, so that no other bound comes first.
-        code = (
-            "import mmap, sys\nprint('begun', flush=True)\n"
-            "m = mmap.mmap(-1, 128 << 20)\nfor i in range(0, 128 << 20, 4096): m[i] = 1"
-        )
-        process = await sandbox.spawn(forked_program(code))
-        await until(lambda: b"begun" in process.stdout.tail())
-        ending = await asyncio.wait_for(process.ended, 10)
-        assert (ending.description, ending.exit_code) == ("out of memory at 64 MB", 137)
-        assert (await asyncio.wait_for(sandbox.ended, 5)).reason == "out of memory at 64 MB"
+    sandbox = await isolated.open(Limits(memory=64 * MIB))
+    # Shared memory is no data of a process, so that no other bound comes first.
+    code = (
+        "import mmap, sys\nprint('begun', flush=True)\n"
+        "m = mmap.mmap(-1, 128 << 20)\nfor i in range(0, 128 << 20, 4096): m[i] = 1"
+    )
+    process = await sandbox.spawn(forked_program(code))
+    await until(lambda: b"begun" in process.stdout.tail())
+    ending = await asyncio.wait_for(process.ended, 10)
+    assert (ending.description, ending.exit_code) == ("out of memory at 64 MB", 137)
+    assert (await asyncio.wait_for(sandbox.ended, 5)).reason == "out of memory at 64 MB"
 
 
-@TIERS
-async def test_death_of_a_child(tier: int) -> None:
+async def test_death_of_a_child(isolated: Isolated) -> None:
     """When a child of the kernel is killed, the session ends as well: one rule everywhere."""
-    async with isolated_sandboxes(tier) as (sandboxes, make_paths):
-        sandbox = await sandboxes.open_sandbox(make_paths("a"), Limits(memory=64 * MIB))
-        code = (
-            "import mmap, os, time\n"
-            "if os.fork():\n    time.sleep(60)\n"
-            "m = mmap.mmap(-1, 128 << 20)\nfor i in range(0, 128 << 20, 4096): m[i] = 1"
-        )
-        ending, _, _ = await run_to_end(sandbox, forked_program(code))
-        assert ending.description == "out of memory at 64 MB"
+    sandbox = await isolated.open(Limits(memory=64 * MIB))
+    code = (
+        "import mmap, os, time\n"
+        "if os.fork():\n    time.sleep(60)\n"
+        "m = mmap.mmap(-1, 128 << 20)\nfor i in range(0, 128 << 20, 4096): m[i] = 1"
+    )
+    ending, _, _ = await run_to_end(sandbox, forked_program(code))
+    assert ending.description == "out of memory at 64 MB"
 
 
-@TIERS
-async def test_nothing_of_them_inside(tier: int) -> None:
+async def test_nothing_of_them_inside(isolated: Isolated) -> None:
     """Code sees no files of groups, and what /proc tells names no group of the host."""
-    async with isolated_sandboxes(tier) as (sandboxes, make_paths):
-        sandbox = await sandboxes.open_sandbox(make_paths("a"), Limits(processes=50))
-        code = (
-            "import os\n"
-            "try: print(os.listdir('/sys/fs/cgroup'))\nexcept OSError as e: print('closed')\n"
-            "print(open('/proc/self/cgroup').read())"
-        )
-        _, out, err = await run_to_end(sandbox, forked_program(code))
-        assert out.startswith("closed"), err
-        assert tier == 3 or "era-" not in out
+    sandbox = await isolated.open(Limits(processes=50))
+    code = (
+        "import os\n"
+        "try: print(os.listdir('/sys/fs/cgroup'))\nexcept OSError as e: print('closed')\n"
+        "print(open('/proc/self/cgroup').read())"
+    )
+    _, out, err = await run_to_end(sandbox, forked_program(code))
+    assert out.startswith("closed"), err
+    assert isolated.tier == 3 or "era-" not in out
 
 
-@TIERS
-async def test_all_are_members(tier: int) -> None:
+async def test_all_are_members(isolated: Isolated) -> None:
     """The init and all that it starts are in the group, and it is gone with them."""
-    async with isolated_sandboxes(tier) as (sandboxes, make_paths):
-        sandbox = await sandboxes.open_sandbox(make_paths("a"), Limits(processes=50))
-        process = await sandbox.spawn(forked_program("import os, time; os.fork(); time.sleep(60)"))
-        assert process.is_running
-        groups = [Path(procs).parent for procs in sandbox._prepared_init.cgroup_procs]
-        assert len({*groups}) == 3
-        for group in groups:
-            members = (group / "cgroup.procs").read_text
-            assert wait_until(lambda members=members: len(members().split()) == 3)
-            assert str(sandbox.pid) in members().split()
-        await sandbox.aclose()
-        assert [group for group in groups if group.exists()] == []
-        directories = [group.parent for group in groups]
-        assert server_directories().issuperset(directories)
+    sandbox = await isolated.open(Limits(processes=50))
+    process = await sandbox.spawn(forked_program("import os, time; os.fork(); time.sleep(60)"))
+    assert process.is_running
+    groups = [Path(procs).parent for procs in sandbox._prepared_init.cgroup_procs]
+    assert len({*groups}) == 3
+    for group in groups:
+        members = (group / "cgroup.procs").read_text
+        assert wait_until(lambda members=members: len(members().split()) == 3)
+        assert str(sandbox.pid) in members().split()
+    await sandbox.aclose()
+    assert [group for group in groups if group.exists()] == []
+    assert server_directories().issuperset(group.parent for group in groups)
+
+
+@pytest.mark.parametrize("tier", [1, 2, 3])
+async def test_nothing_is_left_of_a_server(tier: int) -> None:
+    """With the server its own directory is gone, too."""
+    async with isolated_sandboxes(tier) as (sandboxes, _):
+        directories = [Path(one) for one in sandboxes._init_pool.cgroups.directories]
+        assert directories and server_directories().issuperset(directories)
     assert [directory for directory in directories if directory.exists()] == []
 
 
@@ -229,7 +229,7 @@ def test_server_killed(who: str) -> None:
         pytest.skip("needs root")
     text = (
         "import asyncio\nfrom pathlib import Path\nfrom era_kernels.models import Limits\n"
-        "from tests.sandbox.test_isolation import isolated_sandboxes\n"
+        "from tests.sandbox.tiers import isolated_sandboxes\n"
         "async def main():\n"
         "    async with isolated_sandboxes() as (sandboxes, make_paths):\n"
         "        await sandboxes.open_sandbox(make_paths('a'), Limits())\n"

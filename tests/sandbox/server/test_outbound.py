@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from tornado.ioloop import IOLoop
 
 from era_kernels.models.internet import OutboundRules
 from era_kernels.sandbox.init import fd_messages
@@ -20,6 +21,8 @@ from era_kernels.sandbox.server import outbound as outbounds_module
 from era_kernels.sandbox.server.control_channel import ControlChannel
 from era_kernels.sandbox.server.init_pool import InitPool, PreparedInit
 from era_kernels.sandbox.server.outbound import Outbound, Outbounds, find_problem
+from tests.conftest import entered
+from tests.waiting import until
 
 BOTH = (socket.AF_INET, socket.AF_INET6)
 
@@ -64,104 +67,101 @@ async def opened(outbounds: PlayedOutbounds) -> AsyncIterator[Outbound]:
     await closing
 
 
-async def comes_true(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.005)
+@pytest.fixture
+def outbounds() -> PlayedOutbounds:
+    return PlayedOutbounds()
+
+
+@pytest.fixture
+def one(io_loop: IOLoop, outbounds: PlayedOutbounds) -> Iterator[Outbound]:
+    with entered(io_loop, opened(outbounds)) as one:
+        yield one
 
 
 async def play_start(outbounds: PlayedOutbounds, number: int = 0) -> socket.socket:
     """Waits for a keeper, and says that packets flow."""
-    await comes_true(lambda: len(outbounds.keepers) > number)
+    await until(lambda: len(outbounds.keepers) > number)
     fd_messages.send(outbounds.keepers[number], {"up": True})
     return outbounds.keepers[number]
 
 
-async def test_switched_both_ways() -> None:
+async def switch_on(one: Outbound, outbounds: PlayedOutbounds) -> socket.socket:
+    """Opens it, and returns its keeper."""
+    opening = asyncio.create_task(one.switch(True))
+    keeper = await play_start(outbounds)
+    await opening
+    return keeper
+
+
+async def test_switched_both_ways(one: Outbound, outbounds: PlayedOutbounds) -> None:
     """It is open when the keeper says so, and closed when the keeper has ended."""
-    outbounds = PlayedOutbounds()
-    async with opened(outbounds) as one:
-        opening = asyncio.create_task(one.switch(True))
-        await asyncio.sleep(0.02)
-        assert not opening.done()
-        keeper = await play_start(outbounds)
-        await opening
-        assert one.problem is None and one in outbounds.opened
-        closing = asyncio.create_task(one.switch(False))
-        await asyncio.sleep(0.02)
-        assert keeper.recv(10) == b"" and not closing.done()
-        keeper.close()
-        await closing
-        assert one not in outbounds.opened
+    opening = asyncio.create_task(one.switch(True))
+    await asyncio.sleep(0.02)
+    assert not opening.done()
+    keeper = await play_start(outbounds)
+    await opening
+    assert one.problem is None and one in outbounds.opened
+    closing = asyncio.create_task(one.switch(False))
+    await asyncio.sleep(0.02)
+    assert keeper.recv(10) == b"" and not closing.done()
+    keeper.close()
+    await closing
+    assert one not in outbounds.opened
 
 
-async def test_pasta_that_dies_is_started_again() -> None:
+async def test_pasta_that_dies_is_started_again(one: Outbound, outbounds: PlayedOutbounds) -> None:
     """Meanwhile the reason is told."""
-    outbounds = PlayedOutbounds()
-    async with opened(outbounds) as one:
-        opening = asyncio.create_task(one.switch(True))
-        keeper = await play_start(outbounds)
-        await opening
-        fd_messages.send(keeper, {"ended": "pasta has ended (signal 9)"})
-        keeper.close()
-        await comes_true(lambda: one.problem == "pasta has ended (signal 9)")
-        await play_start(outbounds, 1)
-        await comes_true(lambda: one.problem is None)
+    keeper = await switch_on(one, outbounds)
+    fd_messages.send(keeper, {"ended": "pasta has ended (signal 9)"})
+    keeper.close()
+    await until(lambda: one.problem == "pasta has ended (signal 9)")
+    await play_start(outbounds, 1)
+    await until(lambda: one.problem is None)
 
 
-async def test_failure_is_told_and_tried_again() -> None:
+async def test_failure_is_told_and_tried_again(one: Outbound, outbounds: PlayedOutbounds) -> None:
     """`switch` returns all the same; what fails again and again is tried less and less often."""
-    outbounds = PlayedOutbounds()
-    async with opened(outbounds) as one:
-        opening = asyncio.create_task(one.switch(True))
-        await comes_true(lambda: outbounds.keepers)
-        fd_messages.send(outbounds.keepers[0], {"failed": "no device"})
-        outbounds.keepers[0].close()
-        await opening
-        assert one.problem == "no device"
-        await play_start(outbounds, 1)
-        await comes_true(lambda: one.problem is None)
+    opening = asyncio.create_task(one.switch(True))
+    await until(lambda: outbounds.keepers)
+    fd_messages.send(outbounds.keepers[0], {"failed": "no device"})
+    outbounds.keepers[0].close()
+    await opening
+    assert one.problem == "no device"
+    await play_start(outbounds, 1)
+    await until(lambda: one.problem is None)
 
 
-async def test_closed_while_it_opens() -> None:
+async def test_closed_while_it_opens(one: Outbound, outbounds: PlayedOutbounds) -> None:
     """Who closes it does not wait until pasta has started."""
-    outbounds = PlayedOutbounds()
-    async with opened(outbounds) as one:
-        opening = asyncio.create_task(one.switch(True))
-        await comes_true(lambda: outbounds.keepers)
-        closing = asyncio.create_task(one.switch(False))
-        await asyncio.sleep(0.02)
-        assert outbounds.keepers[0].recv(10) == b""
-        outbounds.keepers[0].close()
-        await asyncio.gather(opening, closing)
-        assert one.problem is None and len(outbounds.keepers) == 1
+    opening = asyncio.create_task(one.switch(True))
+    await until(lambda: outbounds.keepers)
+    closing = asyncio.create_task(one.switch(False))
+    await asyncio.sleep(0.02)
+    assert outbounds.keepers[0].recv(10) == b""
+    outbounds.keepers[0].close()
+    await asyncio.gather(opening, closing)
+    assert one.problem is None and len(outbounds.keepers) == 1
 
 
-async def test_caller_that_leaves() -> None:
+async def test_caller_that_leaves(one: Outbound, outbounds: PlayedOutbounds) -> None:
     """An opening that is cancelled is ended, and begun again later: access is still on."""
-    outbounds = PlayedOutbounds()
-    async with opened(outbounds) as one:
-        opening = asyncio.create_task(one.switch(True))
-        await comes_true(lambda: outbounds.keepers)
-        opening.cancel()
-        await asyncio.sleep(0.02)
-        outbounds.keepers[0].close()
-        with pytest.raises(asyncio.CancelledError):
-            await opening
-        await play_start(outbounds, 1)
-        await comes_true(lambda: one.problem is None)
-
-
-async def test_rules_follow_the_host() -> None:
-    """A change of the host's addresses is sent to what is open."""
-    outbounds = PlayedOutbounds()
-    async with opened(outbounds) as one:
-        opening = asyncio.create_task(one.switch(True))
-        keeper = await play_start(outbounds)
+    opening = asyncio.create_task(one.switch(True))
+    await until(lambda: outbounds.keepers)
+    opening.cancel()
+    await asyncio.sleep(0.02)
+    outbounds.keepers[0].close()
+    with pytest.raises(asyncio.CancelledError):
         await opening
-        outbounds.rules = OutboundRules((("45.33.32.5", 32, False),), BOTH)
-        outbounds.refresh()
-        assert fd_messages.receive(keeper) == ({"rules": [["45.33.32.5", 32, False]]}, [])
+    await play_start(outbounds, 1)
+    await until(lambda: one.problem is None)
+
+
+async def test_rules_follow_the_host(one: Outbound, outbounds: PlayedOutbounds) -> None:
+    """A change of the host's addresses is sent to what is open."""
+    keeper = await switch_on(one, outbounds)
+    outbounds.rules = OutboundRules((("45.33.32.5", 32, False),), BOTH)
+    outbounds.refresh()
+    assert fd_messages.receive(keeper) == ({"rules": [["45.33.32.5", 32, False]]}, [])
 
 
 async def test_host_without_a_way_out() -> None:

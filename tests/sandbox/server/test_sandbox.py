@@ -6,8 +6,6 @@ import asyncio
 import errno
 import os
 import signal
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import psutil
@@ -19,13 +17,13 @@ from era_kernels.models import ExitInfo
 from era_kernels.sandbox.server.process_command import Command, ProcessNotStarted
 from era_kernels.sandbox.server.sandbox import Sandbox
 from era_kernels.sandbox.server.sandboxes import Sandboxes
+from tests.conftest import loop
 from tests.sandbox.sandboxes import (
     ENV,
     count_descriptors,
     descendants,
     forked_program,
     new_sandbox,
-    open_sandbox,
     open_sandboxes,
     run_to_end,
     running_pids,
@@ -35,12 +33,7 @@ from tests.sandbox.sandboxes import (
 )
 from tests.waiting import until
 
-
-@asynccontextmanager
-async def in_sandbox() -> AsyncIterator[Sandbox]:
-    """Run the body of a test with one sandbox."""
-    async with open_sandbox() as sandbox:
-        yield sandbox
+io_loop = pytest.fixture(loop, scope="module")
 
 
 @pytest.mark.parametrize(
@@ -52,45 +45,38 @@ async def in_sandbox() -> AsyncIterator[Sandbox]:
         ("kill -KILL $$", ExitInfo(signal=signal.SIGKILL)),
     ],
 )
-async def test_a_process_ends_as_it_ends(text: str, ending: ExitInfo) -> None:
+async def test_a_process_ends_as_it_ends(sandbox: Sandbox, text: str, ending: ExitInfo) -> None:
     """A process's own exit code or signal is what is reported."""
-
-    async with in_sandbox() as sandbox:
-        assert (await run_to_end(sandbox, shell_command(text)))[0] == ending
+    assert (await run_to_end(sandbox, shell_command(text)))[0] == ending
 
 
-async def test_a_program_gets_what_its_command_says() -> None:
+async def test_a_program_gets_what_its_command_says(sandbox: Sandbox) -> None:
     """Environment, working directory and arguments are the command's, and nothing besides."""
-
-    async with in_sandbox() as sandbox:
-        command = Command(argv=("/usr/bin/env",), env={"A": "ä b", "B": ""}, cwd="/")
-        assert (await run_to_end(sandbox, command))[1] == "A=ä b\nB=\n"
-        command = Command(argv=("sh", "-c", 'echo "$PWD" "$1"', "-", "x y"), env=ENV, cwd="/usr")
-        assert (await run_to_end(sandbox, command))[1] == "/usr x y\n"
+    command = Command(argv=("/usr/bin/env",), env={"A": "ä b", "B": ""}, cwd="/")
+    assert (await run_to_end(sandbox, command))[1] == "A=ä b\nB=\n"
+    command = Command(argv=("sh", "-c", 'echo "$PWD" "$1"', "-", "x y"), env=ENV, cwd="/usr")
+    assert (await run_to_end(sandbox, command))[1] == "/usr x y\n"
 
 
-async def test_a_program_has_three_descriptors() -> None:
+async def test_a_program_has_three_descriptors(sandbox: Sandbox) -> None:
     """No descriptor but /dev/null and two pipes reaches a program, executed or called."""
     code = "import os; print({fd: os.readlink(f'/proc/self/fd/{fd}') for fd in range(30) if "
     code += "os.path.exists(f'/proc/self/fd/{fd}') or os.path.islink(f'/proc/self/fd/{fd}')})"
 
-    async with in_sandbox() as sandbox:
-        for command in (forked_program(code), shell_command("ls -l /proc/$$/fd")):
-            _, out, _ = await run_to_end(sandbox, command)
-            assert out.count("pipe:") == 2
-            assert out.count("/dev/null") == 1
-            assert out.count("/proc/") + out.count("socket:") == 0
+    for command in (forked_program(code), shell_command("ls -l /proc/$$/fd")):
+        _, out, _ = await run_to_end(sandbox, command)
+        assert out.count("pipe:") == 2
+        assert out.count("/dev/null") == 1
+        assert out.count("/proc/") + out.count("socket:") == 0
 
 
-async def test_streams_are_kept_apart() -> None:
+async def test_streams_are_kept_apart(sandbox: Sandbox) -> None:
     """Descriptors 1 and 2 are two outputs."""
-
-    async with in_sandbox() as sandbox:
-        _, out, err = await run_to_end(sandbox, shell_command("echo out; echo err >&2"))
-        assert (out, err) == ("out\n", "err\n")
+    _, out, err = await run_to_end(sandbox, shell_command("echo out; echo err >&2"))
+    assert (out, err) == ("out\n", "err\n")
 
 
-async def test_a_failed_start_has_the_reason() -> None:
+async def test_a_failed_start_has_the_reason(sandbox: Sandbox) -> None:
     """What cannot be executed is an error with the system's message, never an exit code."""
     cases = [
         (Command(argv=("/does/not/exist",), env={}, cwd="/"), "No such file or directory"),
@@ -101,186 +87,161 @@ async def test_a_failed_start_has_the_reason() -> None:
         (Command(argv=("/bin/true",), env={"A": "\ud800"}, cwd="/"), "surrogates not allowed"),
     ]
 
-    async with in_sandbox() as sandbox:
-        for command, message in cases:
-            with pytest.raises(KernelStartFailed, match=message):
-                await sandbox.spawn(command)
-        assert (await run_to_end(sandbox, shell_command("exit 3")))[0] == ExitInfo(code=3)
+    for command, message in cases:
+        with pytest.raises(KernelStartFailed, match=message):
+            await sandbox.spawn(command)
+    assert (await run_to_end(sandbox, shell_command("exit 3")))[0] == ExitInfo(code=3)
 
 
-async def test_a_failed_start_leaves_no_descriptor_and_no_process() -> None:
+async def test_a_failed_start_leaves_no_descriptor_and_no_process(sandbox: Sandbox) -> None:
     """After a failed start everything is as it was before."""
-
-    async with in_sandbox() as sandbox:
-        command = Command(argv=("/does/not/exist",), env={}, cwd="/")
-        before = count_descriptors(os.getpid())
-        for _ in range(20):
-            with pytest.raises(KernelStartFailed):
-                await sandbox.spawn(command)
-        assert count_descriptors(os.getpid()) == before
-        assert sandbox.pid is not None
-        await asyncio.sleep(0.1)
-        assert descendants(sandbox.pid) == []
+    command = Command(argv=("/does/not/exist",), env={}, cwd="/")
+    before = count_descriptors(os.getpid())
+    for _ in range(20):
+        with pytest.raises(KernelStartFailed):
+            await sandbox.spawn(command)
+    assert count_descriptors(os.getpid()) == before
+    assert sandbox.pid is not None
+    await asyncio.sleep(0.1)
+    assert descendants(sandbox.pid) == []
 
 
-async def test_a_large_environment_arrives() -> None:
+async def test_a_large_environment_arrives(sandbox: Sandbox) -> None:
     """Environments and arguments of hundreds of kilobytes are no problem."""
     env = {**ENV, **{f"BIG{number}": "x" * 100_000 for number in range(8)}}
 
-    async with in_sandbox() as sandbox:
-        command = shell_command("echo ${#BIG0} ${#BIG7}", env=env)
-        assert (await run_to_end(sandbox, command))[1] == "100000 100000\n"
-        command = forked_program("import os; print(sum(map(len, os.environ.values())))", env=env)
-        assert int((await run_to_end(sandbox, command))[1]) > 800_000
+    command = shell_command("echo ${#BIG0} ${#BIG7}", env=env)
+    assert (await run_to_end(sandbox, command))[1] == "100000 100000\n"
+    command = forked_program("import os; print(sum(map(len, os.environ.values())))", env=env)
+    assert int((await run_to_end(sandbox, command))[1]) > 800_000
 
 
-async def test_signals_reach_the_process_group() -> None:
+async def test_signals_reach_the_process_group(sandbox: Sandbox) -> None:
     """A signal goes to a process and to the children that stayed in its group."""
     text = "trap 'echo parent; wait; exit 5' USR1; sh -c 'trap \"echo child; exit\" USR1; "
     text += "echo ready; while :; do sleep 0.05; done' & while :; do sleep 0.05; done"
 
-    async with in_sandbox() as sandbox:
-        process = await sandbox.spawn(shell_command(text))
-        async for chunk in process.stdout:
-            if b"ready" in chunk:
-                break
-        await process.signal(signal.SIGUSR1)
-        assert await asyncio.wait_for(process.ended, 30) == ExitInfo(code=5)
-        assert sorted(process.stdout.tail().split()) == [b"child", b"parent", b"ready"]
-        await process.signal(signal.SIGUSR1)  # it has ended: nothing happens
+    process = await sandbox.spawn(shell_command(text))
+    async for chunk in process.stdout:
+        if b"ready" in chunk:
+            break
+    await process.signal(signal.SIGUSR1)
+    assert await asyncio.wait_for(process.ended, 30) == ExitInfo(code=5)
+    assert sorted(process.stdout.tail().split()) == [b"child", b"parent", b"ready"]
+    await process.signal(signal.SIGUSR1)  # it has ended: nothing happens
 
 
 @pytest.mark.parametrize("kills_group", [True, False])
-async def test_kill_group_on_exit(kills_group: bool) -> None:
+async def test_kill_group_on_exit(sandbox: Sandbox, kills_group: bool) -> None:
     """Members of a group outlive their leader, unless its signal came with kill_group_on_exit."""
     text = (
         "trap '' INT; sleep 600 & left=$!; trap 'exit 3' INT; echo $left; "
         "while :; do sleep 0.01; done"
     )
 
-    async with in_sandbox() as sandbox:
-        process = await sandbox.spawn(shell_command(text))
-        [left] = await wait_for_lines(process, 1)
-        await process.signal(signal.SIGINT, kill_group_on_exit=kills_group)
-        assert await asyncio.wait_for(process.ended, 20) == ExitInfo(code=3)
-        if not kills_group:
-            assert running_pids([int(left)])
-            return
-        await until(lambda: not running_pids([int(left)]))
+    process = await sandbox.spawn(shell_command(text))
+    [left] = await wait_for_lines(process, 1)
+    await process.signal(signal.SIGINT, kill_group_on_exit=kills_group)
+    assert await asyncio.wait_for(process.ended, 20) == ExitInfo(code=3)
+    if not kills_group:
+        assert running_pids([int(left)])
+        return
+    await until(lambda: not running_pids([int(left)]))
 
 
-async def test_a_failed_start_has_the_error_number() -> None:
+async def test_a_failed_start_has_the_error_number(sandbox: Sandbox) -> None:
     """The system's error number comes with its message."""
-
-    async with in_sandbox() as sandbox:
-        for path, number in (("/no/such", errno.ENOENT), ("/etc/passwd", errno.EACCES)):
-            with pytest.raises(ProcessNotStarted) as caught:
-                await sandbox.spawn(Command(argv=(path,), env=ENV, cwd="/tmp"))
-            assert caught.value.errno == number
-            assert caught.value.reason == f"{os.strerror(number)}: {path}"
+    for path, number in (("/no/such", errno.ENOENT), ("/etc/passwd", errno.EACCES)):
+        with pytest.raises(ProcessNotStarted) as caught:
+            await sandbox.spawn(Command(argv=(path,), env=ENV, cwd="/tmp"))
+        assert caught.value.errno == number
+        assert caught.value.reason == f"{os.strerror(number)}: {path}"
 
 
-async def test_a_signal_touches_its_process_only() -> None:
+async def test_a_signal_touches_its_process_only(sandbox: Sandbox) -> None:
     """Other processes of the sandbox are in groups of their own."""
-
-    async with in_sandbox() as sandbox:
-        first = await sandbox.spawn(shell_command("sleep 600"))
-        second = await sandbox.spawn(shell_command("sleep 600"))
-        await first.signal(signal.SIGTERM)
-        assert await asyncio.wait_for(first.ended, 30) == ExitInfo(signal=signal.SIGTERM)
-        assert second.is_running
-        assert not first.is_running
+    first = await sandbox.spawn(shell_command("sleep 600"))
+    second = await sandbox.spawn(shell_command("sleep 600"))
+    await first.signal(signal.SIGTERM)
+    assert await asyncio.wait_for(first.ended, 30) == ExitInfo(signal=signal.SIGTERM)
+    assert second.is_running
+    assert not first.is_running
 
 
-async def test_waiting_for_an_ending_may_be_cancelled() -> None:
+async def test_waiting_for_an_ending_may_be_cancelled(sandbox: Sandbox) -> None:
     """Who gives up waiting takes nothing from others."""
-
-    async with in_sandbox() as sandbox:
-        process = await sandbox.spawn(shell_command("sleep 600"))
-        patient = asyncio.ensure_future(process.ended)
-        with pytest.raises(TimeoutError):
-            await asyncio.wait_for(process.ended, 0.01)
-        await process.signal(signal.SIGKILL)
-        assert await asyncio.wait_for(patient, 30) == ExitInfo(signal=signal.SIGKILL)
+    process = await sandbox.spawn(shell_command("sleep 600"))
+    patient = asyncio.ensure_future(process.ended)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(process.ended, 0.01)
+    await process.signal(signal.SIGKILL)
+    assert await asyncio.wait_for(patient, 30) == ExitInfo(signal=signal.SIGKILL)
 
 
-async def test_an_orphan_outlives_its_process_but_not_the_sandbox() -> None:
+async def test_an_orphan_outlives_its_process_but_not_the_sandbox(sandbox: Sandbox) -> None:
     """Daemons live on when the process that started them has ended, until the sandbox closes."""
-
-    async with in_sandbox() as sandbox:
-        _, out, _ = await run_to_end(sandbox, shell_command("setsid sleep 600 & echo $!"))
-        daemon = [int(out)]
-        assert running_pids(daemon) == daemon
-        assert sandbox.is_running
-        await sandbox.aclose()
-        assert running_pids(daemon) == []
+    _, out, _ = await run_to_end(sandbox, shell_command("setsid sleep 600 & echo $!"))
+    daemon = [int(out)]
+    assert running_pids(daemon) == daemon
+    assert sandbox.is_running
+    await sandbox.aclose()
+    assert running_pids(daemon) == []
 
 
-async def test_closing_ends_what_does_not_want_to_end() -> None:
+async def test_closing_ends_what_does_not_want_to_end(sandbox: Sandbox) -> None:
     """Deaf, double-forked processes in sessions of their own are dead when aclose returns."""
-
-    async with in_sandbox() as sandbox:
-        pids = await spawn_stubborn(sandbox)
-        (sandbox.runtime_directory / "left").mkdir(mode=0o000)
-        assert running_pids(pids) == pids
-        await sandbox.aclose("session deleted")
-        assert running_pids(pids) == []
-        assert not sandbox.runtime_directory.exists()
-        assert sandbox.pid is not None
-        assert not psutil.pid_exists(sandbox.pid)
+    pids = await spawn_stubborn(sandbox)
+    (sandbox.runtime_directory / "left").mkdir(mode=0o000)
+    assert running_pids(pids) == pids
+    await sandbox.aclose("session deleted")
+    assert running_pids(pids) == []
+    assert not sandbox.runtime_directory.exists()
+    assert sandbox.pid is not None
+    assert not psutil.pid_exists(sandbox.pid)
 
 
-async def test_the_reason_of_closing_is_part_of_every_ending() -> None:
+async def test_the_reason_of_closing_is_part_of_every_ending(sandbox: Sandbox) -> None:
     """A reason is given to the sandbox and to running processes, not to those that ended before."""
-
-    async with in_sandbox() as sandbox:
-        early = await sandbox.spawn(shell_command("exit 4"))
-        await early.ended
-        late = await sandbox.spawn(shell_command("sleep 600"))
-        await asyncio.gather(sandbox.aclose("session deleted"), sandbox.aclose("too late"))
-        await sandbox.aclose()
-        assert (await late.ended).description == "session deleted"
-        assert (await late.ended).exit_code == 137
-        assert (await sandbox.ended).description == "session deleted"
-        assert await early.ended == ExitInfo(code=4)
+    early = await sandbox.spawn(shell_command("exit 4"))
+    await early.ended
+    late = await sandbox.spawn(shell_command("sleep 600"))
+    await asyncio.gather(sandbox.aclose("session deleted"), sandbox.aclose("too late"))
+    await sandbox.aclose()
+    assert (await late.ended).description == "session deleted"
+    assert (await late.ended).exit_code == 137
+    assert (await sandbox.ended).description == "session deleted"
+    assert await early.ended == ExitInfo(code=4)
 
 
-async def test_a_closed_sandbox_starts_nothing() -> None:
+async def test_a_closed_sandbox_starts_nothing(sandbox: Sandbox) -> None:
     """spawn on a sandbox that has ended is an error of the domain."""
-
-    async with in_sandbox() as sandbox:
-        await sandbox.aclose()
-        assert not sandbox.is_running
-        with pytest.raises(KernelStartFailed, match="its sandbox has ended"):
-            await sandbox.spawn(shell_command("exit 0"))
+    await sandbox.aclose()
+    assert not sandbox.is_running
+    with pytest.raises(KernelStartFailed, match="its sandbox has ended"):
+        await sandbox.spawn(shell_command("exit 0"))
 
 
-async def test_a_start_that_nobody_waits_for_is_undone() -> None:
+async def test_a_start_that_nobody_waits_for_is_undone(sandbox: Sandbox) -> None:
     """When the caller of spawn is cancelled, the process is killed."""
-
-    async with in_sandbox() as sandbox:
-        assert sandbox.pid is not None
-        for turns in range(12):
-            start = asyncio.ensure_future(sandbox.spawn(shell_command("sleep 600")))
-            for _ in range(turns):
-                await asyncio.sleep(0)
-            start.cancel()
-            await asyncio.wait({start})
-        async with asyncio.timeout(20):  # the init learns of each some moments later
-            await until(lambda: not any(running_pids([pid]) for pid in descendants(sandbox.pid)))
+    assert sandbox.pid is not None
+    for turns in range(12):
+        start = asyncio.ensure_future(sandbox.spawn(shell_command("sleep 600")))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        start.cancel()
+        await asyncio.wait({start})
+    async with asyncio.timeout(20):  # the init learns of each some moments later
+        await until(lambda: not any(running_pids([pid]) for pid in descendants(sandbox.pid)))
 
 
-async def test_the_runtime_directory_is_private_and_short() -> None:
+async def test_the_runtime_directory_is_private_and_short(sandbox: Sandbox) -> None:
     """Its mode is 0700, and sockets in it have paths that the kernel accepts."""
-
-    async with in_sandbox() as sandbox:
-        assert sandbox.runtime_directory.stat().st_mode & 0o777 == 0o700
-        assert len(str(sandbox.runtime_directory / "kernel-00000")) <= 107
+    assert sandbox.runtime_directory.stat().st_mode & 0o777 == 0o700
+    assert len(str(sandbox.runtime_directory / "kernel-00000")) <= 107
 
 
 async def test_a_cancelled_opening_leaves_nothing() -> None:
     """Whenever the caller of open_sandbox gives up, no process and no directory is left."""
-
     async with open_sandboxes() as sandboxes:
         first = await new_sandbox(sandboxes)
         for turns in range(10):
@@ -336,7 +297,6 @@ async def test_a_hundred_cycles_leak_nothing() -> None:
 
 async def test_the_loop_is_never_blocked() -> None:
     """Opening, starting, signalling and closing make no blocking call on the event loop."""
-
     async with open_sandboxes() as sandboxes:
         with blockbuster_ctx("era_kernels"):
             sandbox = await new_sandbox(sandboxes)
@@ -350,7 +310,6 @@ async def test_the_loop_is_never_blocked() -> None:
 
 async def test_closing_all_closes_each() -> None:
     """When the sandboxes are closed everything is dead, the zygote too, and nothing opens."""
-
     async with open_sandboxes() as sandboxes:
         pids = [pid for _ in range(3) for pid in await spawn_stubborn(await new_sandbox(sandboxes))]
         zygote = sandboxes.zygote.pid

@@ -16,7 +16,7 @@ from era_kernels.models import Limits
 from era_kernels.sandbox.server import control_channel, sandbox, zygote_client
 from era_kernels.sandbox.server.process_command import ProcessNotStarted
 from tests.sandbox.sandboxes import forked_program, run_to_end, shell_command
-from tests.sandbox.test_isolation import isolated_sandboxes
+from tests.sandbox.tiers import isolated_sandboxes
 from tests.waiting import until
 
 TIMEOUT = 2.0  # seconds for an answer, here
