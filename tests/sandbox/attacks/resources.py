@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import mmap
 import os
 import socket
@@ -478,6 +479,26 @@ def many_sockets(host: Host) -> object:
     """Open sockets until the host has none left."""
     held = [socket.socketpair() for _ in range(host["open_files"])]
     return f"{len(held)} pairs"
+
+
+def many_terminals(host: Host) -> object:
+    """Open terminals until the host has none left for others."""
+    os.close(os.open("/dev/ptmx", os.O_RDWR | os.O_NOCTTY))
+    children, (read, write) = 5, os.pipe()
+    for _ in range(children):
+        if os.fork() == 0:
+            held = []
+            try:
+                while len(held) < 80:
+                    held.append(os.open("/dev/ptmx", os.O_RDWR | os.O_NOCTTY))
+            finally:
+                os.write(write, b"%4d" % len(held))
+                time.sleep(60)
+                os._exit(0)
+    total = sum(int(os.read(read, 4)) for _ in range(children))
+    if total <= 256:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    return f"{total} terminals"
 
 
 def core_dump(host: Host) -> object:
