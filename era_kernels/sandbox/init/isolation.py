@@ -39,6 +39,8 @@ UNUSED_INTERFACES = (
 # Thousandths of the host's memory that a process counts as if it had them, too, when Linux chooses
 # one to end.
 OOM_SCORE = 500
+TCP_BUFFERS = Path("/proc/sys/net/ipv4/tcp_rmem")  # of the network that the reader is in
+MAX_TCP_BUFFER = 256 * 1024  # bytes
 WRITABLE_PATHS = ("/tmp", "/dev")  # in namespaces, where they are the session's own
 # Without namespaces: devices that programs need, and that cannot harm others.
 OPEN_DEVICES = tuple(f"/dev/{name}" for name in rootfs.DEVICES)
@@ -113,6 +115,7 @@ def _enter_network_of(uid: int) -> None:
 def setup_mounts(spec: SandboxSpec) -> None:
     """Sets up the mounts and network that are the same for all sessions. Raises OSError."""
     if spec.has_namespaces:
+        _bound_tcp_buffers()  # before /proc/sys becomes read-only
         rootfs.build_base(spec)
         _loopback_up()
         syscalls.set_host_name(rootfs.HOST_NAME)
@@ -177,6 +180,16 @@ def _map_user(user: int, group: int) -> None:
     Path("/proc/self/setgroups").write_text("deny", "ascii")
     Path("/proc/self/uid_map").write_text(f"{rootfs.USER_NAMESPACE_UID} {user} 1", "ascii")
     Path("/proc/self/gid_map").write_text(f"{rootfs.USER_NAMESPACE_UID} {group} 1", "ascii")
+
+
+def _bound_tcp_buffers() -> None:
+    """Bounds the receive buffers to which Linux lets connections of this network grow.
+
+    A socket's error queue may take as much, and no control group counts it.
+    """
+    with suppress(OSError):  # a container may have this file read-only
+        least, initial, _ = TCP_BUFFERS.read_text("ascii").split()
+        TCP_BUFFERS.write_text(f"{least} {initial} {max(MAX_TCP_BUFFER, int(initial))}", "ascii")
 
 
 def _loopback_up() -> None:

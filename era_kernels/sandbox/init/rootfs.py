@@ -30,6 +30,7 @@ _OLD_ROOT = "/.old"
 _ROOT_SIZE = "1m"  # the new root holds directories and a few lines of text
 _PAGE = 4096  # bytes that a non-empty file takes at least
 _MIN_INODES = 1024  # of any file system in memory
+_MAX_TERMINALS = 256  # of a session; all sessions share 3072 (kernel.pty.max, less its reserve)
 _TMPFS_FLAGS = syscalls.MS_NOSUID | syscalls.MS_NODEV
 _BIND_ATTRIBUTES = syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV
 _READ_ONLY_ATTRIBUTES = _BIND_ATTRIBUTES | syscalls.MOUNT_ATTR_RDONLY
@@ -100,7 +101,8 @@ def _make_devices() -> None:
     Path("/dev/ptmx").symlink_to("pts/ptmx")
     Path("/dev/pts").mkdir()
     flags = syscalls.MS_NOSUID | syscalls.MS_NOEXEC
-    syscalls.mount("devpts", "/dev/pts", "devpts", flags, "newinstance,ptmxmode=0666,mode=620")
+    options = f"newinstance,ptmxmode=0666,mode=620,max={_MAX_TERMINALS}"
+    syscalls.mount("devpts", "/dev/pts", "devpts", flags, options)
     _mount_tmpfs("/dev/shm")
 
 

@@ -35,6 +35,7 @@ _ALLOW, _KILL, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 _NE, _EQ, _GT, _MASKED_EQ = 1, 4, 6, 7
 _ACTION_BAD_ARCHITECTURE = 2
 _UNKNOWN = -1
+_SUCCESS = 0  # in place of an error: nothing is done, and 0 returned
 
 # Denied with EPERM: new namespaces and mounts, the kernel's own tables, and ways to look out of
 # the sandbox.
@@ -108,6 +109,19 @@ SO_ATTACH_REUSEPORT_CBPF, SO_ATTACH_REUSEPORT_EBPF = 51, 52
 SOCKET_PROGRAMS = (
     SO_ATTACH_FILTER, SO_ATTACH_BPF, SO_ATTACH_REUSEPORT_CBPF, SO_ATTACH_REUSEPORT_EBPF,
 )  # fmt: skip
+# Options whose data no control group counts, some 100 KiB for each socket: keys of TCP, lists of
+# senders of a multicast group. The numbers are of linux/tcp.h and linux/in.h; MCAST_* are the same
+# for both versions of IP.
+SOL_IP, SOL_TCP, SOL_IPV6 = 0, 6, 41
+TCP_MD5SIG, TCP_MD5SIG_EXT, TCP_AO_ADD_KEY = 14, 32, 38
+IP_BLOCK_SOURCE, IP_ADD_SOURCE_MEMBERSHIP, IP_MSFILTER = 38, 39, 41
+MCAST_BLOCK_SOURCE, MCAST_JOIN_SOURCE_GROUP, MCAST_MSFILTER = 43, 46, 48
+_OF_SENDERS = (MCAST_BLOCK_SOURCE, MCAST_JOIN_SOURCE_GROUP, MCAST_MSFILTER)
+UNCOUNTED_OPTIONS = (
+    *((SOL_TCP, option) for option in (TCP_MD5SIG, TCP_MD5SIG_EXT, TCP_AO_ADD_KEY)),
+    *((SOL_IP, option) for option in (IP_BLOCK_SOURCE, IP_ADD_SOURCE_MEMBERSHIP, IP_MSFILTER)),
+    *((level, option) for level in (SOL_IP, SOL_IPV6) for option in _OF_SENDERS),
+)
 PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 22, 2
 SECCOMP_SET_MODE_FILTER = 1  # of seccomp(2)
 INIT = 1  # the init's pid in a namespace of its own
@@ -194,8 +208,9 @@ class _FilterBuilder:
             self._deny("prctl", errno.EINVAL, (0, _MASKED_EQ, _INT, PR_SCHED_CORE))
             self._deny_programs()
             self._deny_influence(has_namespaces)
-            families = INTERNET_FAMILIES if has_namespaces else ()
-            self._deny_families((socket.AF_UNIX, *families, AF_NETLINK))
+            self._deny_uncounted()
+            families = (*INTERNET_FAMILIES, AF_NETLINK) if has_namespaces else ()
+            self._deny_families((socket.AF_UNIX, *families))
             return self._export()
         finally:
             self._library.seccomp_release(self._context)
@@ -240,6 +255,19 @@ class _FilterBuilder:
         mode = (1, _EQ, SECCOMP_MODE_FILTER, 0)
         self._deny("prctl", errno.EINVAL, (0, _MASKED_EQ, _INT, PR_SET_SECCOMP), mode)
 
+    def _deny_uncounted(self) -> None:
+        """Bounds what a socket keeps of Linux's memory that no control group counts.
+
+        To ask for a larger receive buffer changes nothing, as where net.core.rmem_max is small:
+        Linux says nothing then, either.
+        """
+        for level, option in UNCOUNTED_OPTIONS:
+            of_level = (1, _MASKED_EQ, _INT, level)
+            self._deny("setsockopt", errno.ENOPROTOOPT, of_level, (2, _MASKED_EQ, _INT, option))
+        of_sockets = (1, _MASKED_EQ, _INT, socket.SOL_SOCKET)
+        larger_buffer = (2, _MASKED_EQ, _INT, socket.SO_RCVBUF)
+        self._deny("setsockopt", _SUCCESS, of_sockets, larger_buffer)
+
     def _deny_families(self, allowed: tuple[int, ...]) -> None:
         """Denies all socket families but these, and all of netlink but NETLINK_ROUTE.
 
@@ -250,9 +278,10 @@ class _FilterBuilder:
             if family not in allowed:
                 self._deny("socket", number, (0, _EQ, family, 0))
         self._deny("socket", number, (0, _GT, max(allowed), 0))
-        self._deny("socket", number, (0, _EQ, AF_NETLINK, 0), (2, _NE, NETLINK_ROUTE, 0))
+        if AF_NETLINK in allowed:
+            self._deny("socket", number, (0, _EQ, AF_NETLINK, 0), (2, _NE, NETLINK_ROUTE, 0))
         self._deny("socketpair", number, (0, _NE, socket.AF_UNIX, 0))
-        for family in INTERNET_FAMILIES:
+        for family in set(INTERNET_FAMILIES).intersection(allowed):
             for kind in UNUSED_TYPES:
                 unused = (1, _MASKED_EQ, _SOCKET_TYPE, kind)
                 self._deny("socket", errno.ESOCKTNOSUPPORT, (0, _EQ, family, 0), unused)

@@ -22,6 +22,7 @@ from era_kernels.sandbox.server.memory_files import FilesInMemory
 from era_kernels.sandbox.server.process_memory import Activity, exceeds
 from era_kernels.sandbox.server.process_tree import ProcessTree, ProcStat
 from era_kernels.sandbox.server.server_memory import ServerMemoryMonitor, SessionMemory
+from era_kernels.sandbox.server.socket_memory import SocketMemory
 
 log = logging.getLogger(__name__)
 
@@ -41,15 +42,20 @@ class MonitoredSandbox:
         cgroup_enforced: Collection[str] = (),
         other_writable: Sequence[Path] = (),
         memory_group: MemoryGroup | None = None,
+        *,
+        has_network: bool = False,
     ) -> None:
         """Takes the names of limits that need no check, and more directories that code writes.
 
-        `memory_group` counts the sandbox's memory, where there is one.
+        `memory_group` counts the sandbox's memory, where there is one. `has_network` tells that its
+        network is its own.
         """
         self.pid = pid
         self.memory = SessionMemory(pid, memory_group)
+        self.memory.sockets = SocketMemory(pid) if has_network else None
         self._processes = None if "processes" in cgroup_enforced else limits.processes
-        self._memory = None if "memory" in cgroup_enforced else limits.memory
+        self._memory = limits.memory
+        self._is_memory_enforced = "memory" in cgroup_enforced
         self.disk: SessionDisk | None = None
         if limits.workspace is not None:
             quotas = workspace_quotas(workspace, other_writable, limits.workspace)
@@ -64,11 +70,20 @@ class MonitoredSandbox:
             self._last_activity = activity
             if self._processes is not None and activity.threads - 1 > self._processes:
                 return f"more than {self._processes} processes"
-            if self._memory is not None and exceeds(
-                processes, self.pid, activity.resident_bytes, self._memory, self._files
+            if self.memory.sockets is not None:
+                self.memory.sockets.measure()
+            if self._memory is not None and self._exceeds_memory(
+                processes, activity.resident_bytes, self._memory
             ):
                 return describe_oom(self._memory)
         return None
+
+    def _exceeds_memory(self, processes: Collection[ProcStat], resident: int, most: int) -> bool:
+        """Returns whether the sandbox uses more than `most`, as far as no group enforces it."""
+        uncounted, group = self.memory.uncounted_bytes, self.memory.group
+        if not self._is_memory_enforced:
+            return exceeds(processes, self.pid, resident, most - uncounted, self._files)
+        return uncounted > 0 and group is not None and group.used_bytes() + uncounted > most
 
 
 class LimitMonitor:

@@ -19,6 +19,7 @@ from era_kernels.sandbox.server.cgroup_memory import MemoryGroup
 from era_kernels.sandbox.server.memory_files import FilesInMemory
 from era_kernels.sandbox.server.process_memory import Activity, proportional_bytes
 from era_kernels.sandbox.server.process_tree import ProcessTree, ProcStat
+from era_kernels.sandbox.server.socket_memory import SocketMemory
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +57,12 @@ class SessionMemory:
     processes_bytes: int = 0  # what they used then
     is_exact: bool = False  # else pages that sessions share count in each
     files: FilesInMemory = field(default_factory=FilesInMemory)
+    sockets: SocketMemory | None = None  # where its network is its own; measured by LimitMonitor
+
+    @property
+    def uncounted_bytes(self) -> int:
+        """What neither groups nor processes show."""
+        return 0 if self.sockets is None else self.sockets.size
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,12 +150,17 @@ class ServerMemoryMonitor:
         """Returns what the sessions use: each alone only where they may use too much (blocking)."""
         if self._server_group is None:
             return self._measure_processes(sessions)
-        total = self._server_group.total_bytes()
+        uncounted = sum(one.uncounted_bytes for one in sessions)
+        total = self._server_group.total_bytes() + uncounted
         if total > self._threshold // 2:  # else files that Linux keeps in memory do not matter
-            total = self._server_group.used_bytes()
+            total = self._server_group.used_bytes() + uncounted
         if total < self._threshold:
             return MemoryUse(total)
-        used = {one: one.group.used_bytes() for one in sessions if one.group is not None}
+        used = {
+            one: one.group.used_bytes() + one.uncounted_bytes
+            for one in sessions
+            if one.group is not None
+        }
         return MemoryUse(sum(used.values()), used)
 
     def _measure_processes(self, sessions: Collection[SessionMemory]) -> MemoryUse:
@@ -159,7 +171,7 @@ class ServerMemoryMonitor:
             if activity != one.activity:
                 files = one.files.measure(by_init[one.init], one.init)
                 one.activity, one.is_exact = activity, False
-                one.processes_bytes = activity.resident_bytes + files
+                one.processes_bytes = activity.resident_bytes + files + one.uncounted_bytes
         for remeasured in ([], [one for one in sessions if not one.is_exact], sessions):
             for one in remeasured:
                 one.processes_bytes = _exact_bytes(by_init[one.init], one)
@@ -172,7 +184,7 @@ class ServerMemoryMonitor:
 
 def _exact_bytes(processes: Sequence[ProcStat], session: SessionMemory) -> int:
     files = session.files.measure(processes, session.init)
-    return proportional_bytes(processes, session.init) + files
+    return proportional_bytes(processes, session.init) + files + session.uncounted_bytes
 
 
 def _format_size(size: int) -> str:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import errno
 import mmap
 import os
 import socket
+import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 Host = dict[str, Any]
@@ -137,6 +140,97 @@ def huge_page_bomb(host: Host) -> object:
                 raise OSError(ctypes.get_errno(), "vmsplice")
         libc.munmap(ctypes.c_void_p(address), ctypes.c_size_t(10 * size))
     return _lives_with(host)
+
+
+def netlink_answers_bomb(host: Host) -> object:
+    """Take the kernel's memory as answers of netlink that nobody reads."""
+
+    request = struct.pack("=IHHII", 16 + 16000, 9999, 1 | 4, 1, 0) + bytes(16000)
+
+    def fill() -> socket.socket:
+        one = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 * MIB)
+        for _ in range(20):
+            one.send(request)
+        return one
+
+    return _in_sockets_of_many(host, fill)
+
+
+def error_reports_bomb(host: Host) -> object:
+    """Take it as reports of errors in the queues of UDP."""
+
+    def fill() -> socket.socket:
+        one = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 * MIB)
+        one.setsockopt(socket.IPPROTO_IP, 11, 1)  # IP_RECVERR
+        one.connect(("127.0.0.1", 9))
+        for _ in range(400):
+            with contextlib.suppress(OSError):  # the report of the last
+                one.send(bytes(1400))
+        return one
+
+    return _in_sockets_of_many(host, fill)
+
+
+def timestamps_bomb(host: Host) -> object:
+    """Take it as timestamps of what was sent by TCP, for which a message itself asks."""
+    kinds = (socket.SOL_SOCKET, 37, struct.pack("=I", 1 << 1 | 1 << 8 | 1 << 9))
+    kept: list[socket.socket] = []
+
+    def fill() -> socket.socket:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            one = socket.create_connection(server.getsockname())
+            other, _ = server.accept()
+        kept.append(other)
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 * MIB)
+        one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for _ in range(400):
+            one.sendmsg([b"x"], [kinds])
+            other.recv(100)
+        return one
+
+    return _in_sockets_of_many(host, fill)
+
+
+def tcp_keys_bomb(host: Host) -> object:
+    """Take it as keys that a socket has for peers (TCP_MD5SIG)."""
+
+    def fill() -> socket.socket:
+        one = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        for peer in range(1000):
+            address = struct.pack("=HH4s120s", 2, 0, struct.pack(">I", (10 << 24) + peer), b"")
+            key = struct.pack("=BBHi80s", 0, 0, 4, 0, b"key")
+            try:
+                one.setsockopt(socket.IPPROTO_TCP, 14, address + key)
+            except OSError:
+                if not peer:
+                    raise
+                break
+        return one
+
+    return _in_sockets_of_many(host, fill)
+
+
+def _in_sockets_of_many(host: Host, fill: Callable[[], socket.socket]) -> object:
+    """Fills sockets in twenty processes until they keep twice as much as the session may have."""
+    fill()  # raises here what it would raise in each of them
+    children, (read, write) = 20, os.pipe()
+    for _ in range(children):
+        if os.fork() == 0:
+            held: list[socket.socket] = []
+            kept = 0
+            with contextlib.suppress(OSError):  # no descriptor is left
+                while kept < 2 * host["memory"] // children:
+                    held.append(fill())
+                    info = struct.unpack("9I", held[-1].getsockopt(socket.SOL_SOCKET, 55, 36))
+                    kept += info[0] + info[6]  # SO_MEMINFO: what it keeps to be read, options
+            os.write(write, b"%10d" % kept)
+            time.sleep(60)
+            os._exit(0)
+    total = sum(int(os.read(read, 10)) for _ in range(children))
+    time.sleep(3)
+    return total > host["memory"] and f"{total // MIB} MiB"
 
 
 def _memfds(host: Host) -> Iterator[int]:
@@ -385,6 +479,26 @@ def many_sockets(host: Host) -> object:
     """Open sockets until the host has none left."""
     held = [socket.socketpair() for _ in range(host["open_files"])]
     return f"{len(held)} pairs"
+
+
+def many_terminals(host: Host) -> object:
+    """Open terminals until the host has none left for others."""
+    os.close(os.open("/dev/ptmx", os.O_RDWR | os.O_NOCTTY))
+    children, (read, write) = 5, os.pipe()
+    for _ in range(children):
+        if os.fork() == 0:
+            held = []
+            try:
+                while len(held) < 80:
+                    held.append(os.open("/dev/ptmx", os.O_RDWR | os.O_NOCTTY))
+            finally:
+                os.write(write, b"%4d" % len(held))
+                time.sleep(60)
+                os._exit(0)
+    total = sum(int(os.read(read, 4)) for _ in range(children))
+    if total <= 256:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    return f"{total} terminals"
 
 
 def core_dump(host: Host) -> object:

@@ -20,6 +20,7 @@ from era_kernels.sandbox.server.server_memory import (
     describe_server_excess,
     describe_server_oom,
 )
+from era_kernels.sandbox.server.socket_memory import SocketMemory
 from tests.waiting import until
 
 KIB, MIB, GIB = 1024, 1024**2, 1024**3
@@ -61,6 +62,18 @@ def test_one_file_far_from_the_bound(tmp_path: Path) -> None:
     use = monitor.measure(sessions)
     assert use.total == sum(use.by_session.values()) == 303 * MIB  # the rest is ending already
     assert [use.by_session[one] // MIB for one in sessions] == [100, 101, 102]
+
+
+def test_what_sockets_keep_counts(tmp_path: Path) -> None:
+    """It is in no group, and added to what the groups tell, of all and of each session."""
+    server_group = write_group(tmp_path, used=600)
+    sessions = [SessionMemory(1, write_group(tmp_path / f"{n}", used=300)) for n in range(2)]
+    sessions[1].sockets = SocketMemory(1)
+    sessions[1].sockets.size = 400 * MIB
+    monitor = ServerMemoryMonitor(1000 * MIB, server_group)
+    use = monitor.measure(sessions)
+    assert use.total == 1000 * MIB
+    assert [use.by_session[one] // MIB for one in sessions] == [300, 700]
 
 
 def test_an_idle_session_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
