@@ -26,10 +26,8 @@ from tests.server_process import Launcher, Server, command_line
 TIMEOUT = 1.5
 MIB = 1024 * 1024
 
-
 # A server whose SQL has little time and room.
 SERVER_FLAGS = ("--sql-timeout", str(TIMEOUT), "--sql-max-database", "64M")
-
 
 Post = Callable[..., httpx.Response]
 

@@ -357,6 +357,8 @@ def test_output_past_the_bounds(small: Client) -> None:
     assert text == "".join(f"{number}\n" for number in range(1, 100_001))
     answer = execute(session, "yes & yes", timeout=60)
     check(answer, exit_code=137, cause="output limit 8 MiB", state="preserved")
+    stream = small.http.get(f"{session.path}/executions/{answer['execution_id']}/stream")
+    assert '"code":"OUTPUT_LIMIT"' in stream.text
     assert "yes" not in execute(session, "cat /proc/[0-9]*/comm")["stdout"].split()
     check(session.run("print(kept)"), stdout="1\n")
 

@@ -36,7 +36,6 @@ server = http.server.ThreadingHTTPServer(("127.0.0.1", 8081), Handler)
 threading.Thread(target=server.serve_forever, daemon=True).start()
 """
 
-
 # A server with tokens and a domain for ports.
 SERVER_FLAGS = ("--api-tokens", TOKEN, "--proxy-domain", DOMAIN)
 

@@ -25,7 +25,6 @@ TOKEN = "a-token-for-the-links"
 SECRET = re.compile(r"/link/([fp][A-Za-z0-9_-]{43})/")
 MIB = 1024 * 1024
 
-
 # A server with a token, whose sessions are not public.
 SERVER_FLAGS = ("--api-tokens", TOKEN, "--max-upload", str(8 * MIB))
 

@@ -113,6 +113,7 @@ def test_refused(client: Client, mounts: str, expected: str) -> None:
     body = f'{{"language": "python", "session_id": "s", "mounts": {mounts}}}'
     shown = check_error(client.http.post("/api/sessions", content=body), 400, "INVALID_REQUEST")
     assert shown["message"].startswith(expected), shown
+    assert "names" not in expected or shown["details"] == {"known": ["again", "data"]}
     check_error(client.http.get("/api/sessions/s"), 404, "SESSION_NOT_FOUND")
 
 

@@ -23,7 +23,6 @@ pytestmark = [
 DASHBOARD_PORT = 8501
 FILES_PORT = 8000
 
-
 # A server with hosts for ports: browsers find all names below localhost on this machine.
 SERVER_FLAGS = ("--proxy-domain", "localhost")
 

@@ -19,7 +19,6 @@ from tests.server_process import Server
 
 DOMAIN = "apps.example.org"
 
-
 # A server with a domain for ports.
 SERVER_FLAGS = ("--proxy-domain", DOMAIN.upper())
 

@@ -63,7 +63,7 @@ def test_full_queue(start: Start) -> None:
     waiting = [session.http.post(path, json=body) for _ in range(2)]
     assert [one.status_code for one in waiting] == [202, 202]
     refused = session.http.post(path, json=body)
-    check_error(refused, 429, "QUEUE_FULL")
+    assert "2 runs wait" in check_error(refused, 429, "QUEUE_FULL")["message"]
     assert int(refused.headers["Retry-After"]) > 0
     execution = waiting[0].json()["execution_id"]
     session.http.post(f"{session.path}/executions/{execution}/interrupt").raise_for_status()

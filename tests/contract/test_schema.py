@@ -46,7 +46,6 @@ PROGRAMS = [
 ]
 COMMANDS = ["true", "exit 3", "kill -9 $$", "sleep 9", "no-such-program", "seq 100000"]
 
-
 # A server whose runs are short.
 SERVER_FLAGS = (
     "--max-timeout", "1", "--default-timeout", "0.5", "--max-kernels", "8",

@@ -86,7 +86,7 @@ def test_headers(client: Client, shared: SessionClient) -> None:
     body = {"code": "print(1)"}
     with client.http.stream("POST", f"{shared.path}/stream", json=body) as answer:
         assert answer.status_code == 200
-        assert answer.headers["Content-Type"].partition(";")[0] == "text/event-stream"
+        assert answer.headers["Content-Type"] == "text/event-stream; charset=utf-8"
         assert answer.headers["Cache-Control"] == "no-cache"
         assert answer.headers["X-Accel-Buffering"] == "no"
         assert list(parse_sse(answer.iter_lines()))[-1].event == "done"

@@ -268,6 +268,7 @@ def check_programs(started: Started) -> Check:
     search = [shutil.which("pgrep") or "pgrep", "-f", "^sleep 600.125"]
     assert wait_until(lambda: subprocess.run(search, check=False).returncode == 1, 5)
     check(started.http.get(path).json(), status="finished", exit_code=137, stdout="before\n")
+    assert '"code":"SERVER_STOPPED"' in started.http.get(f"{path}/stream").text
     body = {"command": "cat ready; echo on"}
     check(started.http.post("/api/sessions/program/exec", json=body).json(), stdout="on\n")
 
@@ -359,11 +360,13 @@ def prepared(request: pytest.FixtureRequest) -> Iterator[tuple[dict[Any, Check],
         yield checks, start(request.param)
 
 
-@pytest.mark.parametrize("name", CHECKS, ids=lambda check: check.__name__.removeprefix("check_"))
+@pytest.mark.parametrize(
+    "survival", CHECKS, ids=lambda check: check.__name__.removeprefix("check_")
+)
 def test_survives(
-    prepared: tuple[dict[Any, Check], Started], name: Callable[[Started], Check]
+    prepared: tuple[dict[Any, Check], Started], survival: Callable[[Started], Check]
 ) -> None:
     """What was answered is there with the next server, whatever ended the first."""
     checks, started = prepared
     with pytest.raises(StopIteration):
-        checks[name].send(started)
+        checks[survival].send(started)

@@ -58,6 +58,7 @@ from era_kernels.storage.sessions import SessionStore
 from era_kernels.storage.stored_code import CodeStore
 from era_kernels.storage.workspaces import Workspaces
 from tests.fakes import FakeHost, FakeMachine, Item
+from tests.new_database import put_new_database
 
 LANGUAGE = "alpha"
 DATA = ".session_data.json"
@@ -106,6 +107,7 @@ class Services:
     async def open(self) -> None:
         directory = DataDirectory.open(self.path)
         self._stack.callback(directory.close)
+        await put_new_database(directory.database)
         self.database = await Database.open(directory.database, MIGRATIONS)
         self._stack.push_async_callback(self.database.aclose)
         self.store = SessionStore(self.database)

@@ -32,6 +32,7 @@ from era_kernels.web.access import Access
 from era_kernels.web.base import HandlerContext
 from era_kernels.web.routes import Services, make_application
 from era_kernels.web.server import WebServer
+from tests.new_database import put_new_database
 from tests.web.fakes import (
     FakeExecutionService,
     FakeFileService,
@@ -133,6 +134,7 @@ def run_server(
         insights = FakeInspectionService(sessions)
         proxies, links = FakeProxies(sessions), FakeLinkStore()
         logs = SessionLogs(SessionLogStore(Path(directory)))
+        await put_new_database(Path(directory) / "era.db")
         database = await Database.open(Path(directory) / "era.db", MIGRATIONS)
         kv = KVStore(database, StorageQuotas(), MAX_KV_VALUE)
         d1 = D1Store(database, Path(directory) / "d1")
