@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 from collections.abc import Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from tests.kernelspecs.node.programs import PROGRAMS, TYPED_PROGRAMS
 from tests.kernelspecs.node.toolchain import (
     NODE,
     has_in_module,
+    in_node,
+    in_typescript,
     jupyter_kernelspec,
     requires_node,
 )
@@ -105,20 +108,41 @@ DIFFERENCES = {
 }
 
 
-def run_both(directory: Path, language: str, name: str, program: str) -> list[ProgramResult]:
-    """Returns the results of plain Node and of the kernel."""
-    plain_place = directory / "plain"
-    plain_place.mkdir()
-    expected = run_plain(plain_place, name, program)
-    with open_kernel(jupyter_kernelspec(language, directory), directory, "ipc") as kernel:
-        found, _ = execute(kernel, program, ends=True)
-    return [normalize(expected), normalize(found)]
+# Programs that change their process for good, or show what is so in a new one alone: each of these
+# has a kernel of its own, where the others have one together.
+_ALONE = re.compile(
+    r"process\.(on|once|prependListener|exitCode|setUncaughtException\w+|emit)\b|freeze|StackTrace"
+    r"|stackTraceLimit|console\.(trace|group)|deprecate|listenerCount|enterWith|http2"
+)
+_numbers = count(1)
 
 
+def run_program(kernel: JupyterKernel, program: str) -> ProgramResult:
+    """Returns what the kernel makes of a program, under a number that no other cell has."""
+    number = next(_numbers)
+    (stdout, stderr, code), _ = execute(kernel, program, ends=True, number=number)
+    stdout, stderr = (text.replace(f"<cell-{number}>", "<cell-1>") for text in (stdout, stderr))
+    return normalize((stdout, stderr, code))
+
+
+def run_both(
+    kernel: JupyterKernel, directory: Path, name: str, program: str
+) -> list[ProgramResult]:
+    """Returns the results of plain Node and of the kernel, or of a new one where it must be."""
+    expected = normalize(run_plain(directory, name, program))
+    if not _ALONE.search(program):
+        return [expected, run_program(kernel, program)]
+    place = directory / "alone"
+    place.mkdir()
+    with open_kernel(jupyter_kernelspec("node", place), place, "ipc") as kernel:
+        return [expected, run_program(kernel, program)]
+
+
+@in_node
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_program(tmp_path: Path, name: str) -> None:
+def test_program(kernel: JupyterKernel, tmp_path: Path, name: str) -> None:
     """Output, errors and exit code are those of plain Node."""
-    expected, found = run_both(tmp_path, "node", name, PROGRAMS[name])
+    expected, found = run_both(kernel, tmp_path, name, PROGRAMS[name])
     if name in DIFFERENCES:
         assert found != expected, "it is the same by now: take it off the list"
         assert found[2] == expected[2]
@@ -126,10 +150,12 @@ def test_program(tmp_path: Path, name: str) -> None:
         assert found == expected
 
 
+@pytest.mark.skipif(
+    not has_in_module("stripTypeScriptTypes"), reason="this Node does not transform TypeScript"
+)
+@in_typescript
 @pytest.mark.parametrize("name", TYPED_PROGRAMS)
-def test_typed_program(tmp_path: Path, name: str) -> None:
+def test_typed_program(kernel: JupyterKernel, tmp_path: Path, name: str) -> None:
     """The same of TypeScript, where Node transforms it by itself."""
-    if not has_in_module("stripTypeScriptTypes"):
-        pytest.skip("this Node does not transform TypeScript")
-    expected, found = run_both(tmp_path, "typescript", f"{name}.ts", TYPED_PROGRAMS[name])
-    assert found == expected
+    expected = normalize(run_plain(tmp_path, f"{name}.ts", TYPED_PROGRAMS[name]))
+    assert run_program(kernel, TYPED_PROGRAMS[name]) == expected
