@@ -11,8 +11,10 @@ CHANGES = {
         'import { kv, d1, r2, StorageError } from "era_storage"'
     ),
     "(bytes) =>": "(bytes: Uint8Array): string =>",
+    "(one) => one &&": "(one: Uint8Array | null) => one &&",
     "const a =": "const a: any[] =",
     "(error) =>": "(error: StorageError) =>",
+    "const found =": "const found: any[] =",
     "function* pieces()": "function* pieces(): AsyncGenerator<Uint8Array>",
 }
 
