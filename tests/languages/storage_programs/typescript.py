@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
-
 from tests.languages.storage_programs.node import PROGRAMS as NODE
 
 CHANGES = {
@@ -17,21 +15,4 @@ CHANGES = {
     "const found =": "const found: any[] =",
     "function* pieces()": "function* pieces(): AsyncGenerator<Uint8Array>",
 }
-
-
-def _typed(program: str) -> str:
-    for untyped, typed in CHANGES.items():
-        program = program.replace(untyped, typed)
-    return program
-
-
-PROGRAMS = replace(
-    NODE,
-    **{
-        one.name: _typed(getattr(NODE, one.name))
-        for one in fields(NODE)
-        if one.name not in ("column", "language", "kernel")
-    },
-    column="typescript",
-    language="typescript",
-)
+PROGRAMS = NODE.translated("typescript", CHANGES)
