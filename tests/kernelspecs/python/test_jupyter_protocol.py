@@ -518,14 +518,12 @@ def started_with(directory: Path, **changes: Any) -> Iterator[JupyterKernel]:
     "changes",
     [
         {"key": ""},
-        {"key": None},
-        {"signature_scheme": None},
-        {"transport": None, "ip": None},
-        {"kernel_name": None, "jupyter_session": None},
-        {"key": "secret"},
+        dict.fromkeys(
+            ("key", "signature_scheme", "transport", "ip", "kernel_name", "jupyter_session")
+        ),
+        {"key": "secret", "stdin_port": None},
         {"key": "secret", "signature_scheme": None},
         {"key": "secret", "signature_scheme": "hmac-sha512"},
-        {"stdin_port": None},
     ],
     ids=str,
 )
