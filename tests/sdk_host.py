@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+import pytest
+from tornado.ioloop import IOLoop
 
 from era_kernels.errors import StartError
 from era_kernels.kernels.languages import Languages
@@ -96,6 +99,18 @@ async def open_sdk_host(tier: int) -> AsyncIterator[SdkHost]:
         yield SdkHost(kernels, sandboxes, listener, memory, directory)
 
 
+@contextmanager
+def sdk_host_in(io_loop: IOLoop, tier: int) -> Iterator[SdkHost]:
+    """Opens a host on a loop, for fixtures. Skips the test where this host has no such tier."""
+    manager = open_sdk_host(tier)
+    try:
+        host = io_loop.run_sync(manager.__aenter__)
+    except StartError as error:
+        pytest.skip(f"this host has no tier {tier}: {error}")
+    yield host
+    io_loop.run_sync(lambda: manager.__aexit__(None, None, None))
+
+
 async def run(
     machine: Machine, code: str, env: dict[str, str] | None = None, timeout: float = 60
 ) -> str:
@@ -114,4 +129,4 @@ async def execute(machine: Machine, *argv: str, timeout: float = 60) -> str:
     return "".join(item.content for item in items if isinstance(item, Stdout | Stderr))
 
 
-__all__ = ["SdkHost", "StartError", "execute", "open_sdk_host", "run"]
+__all__ = ["SdkHost", "StartError", "execute", "open_sdk_host", "run", "sdk_host_in"]

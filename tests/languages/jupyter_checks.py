@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty
 from typing import Any
@@ -26,28 +26,24 @@ TIMEOUT = 30  # seconds for any single answer
 
 @dataclass(frozen=True)
 class JupyterPrograms:
-    """Programs of one kernelspec, a field per kind.
+    """Programs of one kernelspec, a field per kind."""
 
-    A field that is None is a check that does not apply, with the reason in `inapplicable_reasons`.
-    """
-
-    kernelspec: Path  # its folder
+    write_kernelspec: Callable[[Path], Path]  # into a folder, with Jupyter's own keys alone
     language_name: str  # as kernel_info tells it
-    hello: str | None  # prints "hello" to stdout
-    to_stderr: str | None  # prints "problem" to stderr
-    assign: str | None  # a whole program that prints nothing
-    incomplete: str | None  # the beginning of one
-    syntax_error: str | None
-    set_name: str | None  # gives {name} a value
-    name: str | None
-    name_prefix: str | None  # its beginning, to be completed
-    expression: str | None  # ends in an expression whose text is 42
-    rich_expression: str | None  # ends in one that has text/html
-    display: str | None  # displays text/html
-    update_display: str | None  # displays something, and then updates it
-    ask: str | None  # asks for a line with the prompt "name? " and prints it
-    sleep: str | None  # for a minute
-    inapplicable_reasons: dict[str, str] = field(default_factory=dict)
+    hello: str  # prints "hello" to stdout
+    to_stderr: str  # prints "problem" to stderr
+    assign: str  # a whole program that prints nothing
+    incomplete: str  # the beginning of one
+    syntax_error: str
+    set_name: str  # gives {name} a value
+    name: str
+    name_prefix: str  # its beginning, to be completed
+    expression: str  # ends in an expression whose text is 42
+    rich_expression: str  # ends in one that has text/html
+    display: str  # displays text/html
+    update_display: str  # displays something, and then updates it
+    ask: str  # asks for a line with the prompt "name? " and prints it
+    sleep: str  # for a minute
 
 
 @dataclass(frozen=True)
@@ -220,21 +216,18 @@ def check_protocol_version(kernel: JupyterKernel, _: JupyterPrograms) -> None:
 
 def check_stdout(kernel: JupyterKernel, programs: JupyterPrograms) -> None:
     """What a program prints is a stream of the name stdout, and nothing else."""
-    assert programs.hello is not None
     _, published = kernel.run(programs.hello)
     assert (texts(published, "stdout"), texts(published, "stderr")) == ("hello\n", "")
 
 
 def check_stderr(kernel: JupyterKernel, programs: JupyterPrograms) -> None:
     """What a program prints to stderr is a stream of that name."""
-    assert programs.to_stderr is not None
     _, published = kernel.run(programs.to_stderr)
     assert (texts(published, "stdout"), texts(published, "stderr")) == ("", "problem\n")
 
 
 def check_reply(kernel: JupyterKernel, programs: JupyterPrograms) -> None:
     """A run that goes well has a reply that says so."""
-    assert programs.assign is not None
     reply, published = kernel.run(programs.assign)
     assert (reply.kind, reply.content["status"]) == ("execute_reply", "ok")
     assert texts(published, "stdout") == texts(published, "stderr") == ""
@@ -242,7 +235,6 @@ def check_reply(kernel: JupyterKernel, programs: JupyterPrograms) -> None:
 
 def check_status(kernel: JupyterKernel, programs: JupyterPrograms) -> None:
     """A run is busy once, first, and idle once, last."""
-    assert programs.hello is not None
     _, published = kernel.run(programs.hello)
     states = [message.content.get("execution_state") for message in published]
     assert [states[0], states[-1]] == ["busy", "idle"]
@@ -251,7 +243,6 @@ def check_status(kernel: JupyterKernel, programs: JupyterPrograms) -> None:
 
 def check_execute_input(kernel: JupyterKernel, programs: JupyterPrograms) -> None:
     """The code of a run is published to all clients, with its number."""
-    assert programs.assign is not None
     reply, published = kernel.run(programs.assign)
     content = only(published, "execute_input")
     assert content["code"] == programs.assign
@@ -263,8 +254,6 @@ def check_execute_input(kernel: JupyterKernel, programs: JupyterPrograms) -> Non
 
 def check_complete(kernel: JupyterKernel, programs: JupyterPrograms) -> None:
     """A name that a run made is offered for its beginning."""
-    assert programs.set_name is not None
-    assert programs.name_prefix is not None
     kernel.run(programs.set_name)
     code = programs.name_prefix
     reply = kernel.request("complete_request", {"code": code, "cursor_pos": len(code)})
@@ -276,10 +265,8 @@ def check_complete(kernel: JupyterKernel, programs: JupyterPrograms) -> None:
 
 def check_inspect(kernel: JupyterKernel, programs: JupyterPrograms) -> None:
     """A name that a run made is described as text, and one that is not there is not found."""
-    assert programs.set_name is not None
     kernel.run(programs.set_name)
     for name, is_found in ((programs.name, True), ("no_such_name_anywhere", False)):
-        assert name is not None
         content = {"code": name, "cursor_pos": len(name), "detail_level": 0}
         reply = kernel.request("inspect_request", content).content
         assert (reply["status"], reply["found"]) == ("ok", is_found)
@@ -301,7 +288,6 @@ def check_code_is_incomplete(kernel: JupyterKernel, programs: JupyterPrograms) -
 
 def check_history(kernel: JupyterKernel, programs: JupyterPrograms) -> None:
     """The history ends with the code of the last run."""
-    assert programs.assign is not None
     reply, _ = kernel.run(programs.assign)
     request = {"hist_access_type": "tail", "n": 10, "raw": True, "output": False}
     content = kernel.request("history_request", request).content
@@ -317,8 +303,6 @@ def check_comm_info(kernel: JupyterKernel, _: JupyterPrograms) -> None:
 
 def check_error(kernel: JupyterKernel, programs: JupyterPrograms) -> None:
     """A failing run is an error in its reply and on iopub, the same one, and the next run works."""
-    assert programs.syntax_error is not None
-    assert programs.hello is not None
     reply, published = kernel.run(programs.syntax_error)
     error = only(published, "error")
     assert reply.content["status"] == "error"
@@ -335,7 +319,6 @@ def check_error(kernel: JupyterKernel, programs: JupyterPrograms) -> None:
 
 def check_display(kernel: JupyterKernel, programs: JupyterPrograms) -> None:
     """What a program displays comes with its type."""
-    assert programs.display is not None
     _, published = kernel.run(programs.display)
     content = only(published, "display_data")
     assert "text/html" in content["data"]
@@ -344,7 +327,6 @@ def check_display(kernel: JupyterKernel, programs: JupyterPrograms) -> None:
 
 def check_update_display(kernel: JupyterKernel, programs: JupyterPrograms) -> None:
     """What was displayed is updated under the same id."""
-    assert programs.update_display is not None
     _, published = kernel.run(programs.update_display)
     shown, updated = only(published, "display_data"), only(published, "update_display_data")
     assert shown["transient"]["display_id"] == updated["transient"]["display_id"]
@@ -353,7 +335,6 @@ def check_update_display(kernel: JupyterKernel, programs: JupyterPrograms) -> No
 
 def check_result(kernel: JupyterKernel, programs: JupyterPrograms) -> None:
     """The value of a last expression is the run's result, with the run's number."""
-    assert programs.expression is not None
     reply, published = kernel.run(programs.expression)
     content = only(published, "execute_result")
     assert content["data"]["text/plain"] == "42"
@@ -362,7 +343,6 @@ def check_result(kernel: JupyterKernel, programs: JupyterPrograms) -> None:
 
 def check_rich_result(kernel: JupyterKernel, programs: JupyterPrograms) -> None:
     """A value that has a richer form than text is sent in both."""
-    assert programs.rich_expression is not None
     _, published = kernel.run(programs.rich_expression)
     data = only(published, "execute_result")["data"]
     assert {"text/plain", "text/html"} <= data.keys()
@@ -373,7 +353,6 @@ def check_rich_result(kernel: JupyterKernel, programs: JupyterPrograms) -> None:
 
 def check_input(kernel: JupyterKernel, programs: JupyterPrograms) -> None:
     """A program that asks for a line gets it from the client."""
-    assert programs.ask is not None
     request_id = kernel.client.execute(programs.ask, allow_stdin=True)
     request = kernel.answer_input("Ada")
     assert (request["prompt"], request["password"]) == ("name? ", False)
@@ -383,7 +362,6 @@ def check_input(kernel: JupyterKernel, programs: JupyterPrograms) -> None:
 
 def check_comms(kernel: JupyterKernel, programs: JupyterPrograms) -> None:
     """A comm to a target that nobody has is closed by the kernel, which goes on."""
-    assert programs.hello is not None
     content = {"comm_id": "c1", "target_name": "nobody", "data": {}}
     published = kernel.receive_published(kernel.send("shell", "comm_open", content))
     assert only(published, "comm_close")["comm_id"] == "c1"
@@ -395,7 +373,6 @@ def check_comms(kernel: JupyterKernel, programs: JupyterPrograms) -> None:
 
 def check_interrupt_reply(kernel: JupyterKernel, programs: JupyterPrograms) -> None:
     """An interrupt while nothing runs is answered, and hurts no later run."""
-    assert programs.hello is not None
     reply = kernel.request("interrupt_request", {}, channel="control")
     assert (reply.kind, reply.content["status"]) == ("interrupt_reply", "ok")
     _, published = kernel.run(programs.hello)
@@ -404,7 +381,6 @@ def check_interrupt_reply(kernel: JupyterKernel, programs: JupyterPrograms) -> N
 
 def check_interrupt(kernel: JupyterKernel, programs: JupyterPrograms) -> None:
     """A message interrupts a program that runs."""
-    assert programs.sleep is not None
     request_id = kernel.client.execute(programs.sleep)
     kernel.receive_published_until("execute_input", request_id)  # it begins now
     end = time.monotonic() + TIMEOUT
@@ -421,14 +397,12 @@ def check_interrupt(kernel: JupyterKernel, programs: JupyterPrograms) -> None:
 
 def check_count(kernel: JupyterKernel, programs: JupyterPrograms) -> None:
     """Each run has the number after that of the run before it."""
-    assert programs.assign is not None
     counts = [kernel.run(programs.assign)[0].content["execution_count"] for _ in range(3)]
     assert counts == list(range(counts[0], counts[0] + 3))
 
 
 def check_parents(kernel: JupyterKernel, programs: JupyterPrograms) -> None:
     """All that is published and answered names its request, also for requests that run nothing."""
-    assert programs.hello is not None
     reply, published = kernel.run(programs.hello)
     assert {message.parent_id for message in published} == {reply.parent_id}
     for channel, kind in (("shell", "kernel_info_request"), ("control", "interrupt_request")):

@@ -46,8 +46,9 @@ def installed(request: pytest.FixtureRequest, client: Client) -> Installed:
     return chosen
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def session(client: Client, installed: Installed) -> Iterator[SessionClient]:
+    """One session of each language: the last test may end its kernel."""
     programs = installed.programs
     body = {} if programs.kernel is None else {"kernel": programs.kernel}
     session = client.session(programs.language, **body)
@@ -73,22 +74,6 @@ def test_failure(session: SessionClient, installed: Installed) -> None:
     check(session.run(programs.use_state or ""), stdout="42\n", started_from="live")
 
 
-def test_interrupt(session: SessionClient, installed: Installed) -> None:
-    """A loop that never ends is ended by an interrupt, whatever the kernel claims."""
-    code = f"{installed.programs.write_file}\n{installed.programs.busy_loop}"
-    session.run(installed.programs.set_state or "")
-    answers = []
-    run = threading.Thread(target=lambda: answers.append(session.run(code)))
-    run.start()
-    assert wait_until(lambda: session.http.get(f"{session.path}/files").json()["total_count"] > 0)
-    listed = session.http.get(f"{session.path}/executions").json()["executions"]
-    path = f"{session.path}/executions/{listed[-1]['execution_id']}/interrupt"
-    session.http.post(path).raise_for_status()
-    run.join(30)
-    state = "preserved" if installed.interrupt_keeps_state else "lost"
-    check(answers[0], exit_code=130, state=state)
-
-
 def test_tool(session: SessionClient, installed: Installed) -> None:
     """The language's tools are found by programs beside the kernel, and those of the system."""
     path = f"{session.path}/exec"
@@ -104,3 +89,19 @@ def test_no_file_is_made(session: SessionClient, installed: Installed) -> None:
     session.run((builtin_dir() / installed.selftest).read_text())
     session.http.post(f"{session.path}/exec", json={"argv": installed.tool}).raise_for_status()
     assert session.get()["file_count"] == 0
+
+
+def test_interrupt(session: SessionClient, installed: Installed) -> None:
+    """A loop that never ends is ended by an interrupt, whatever the kernel claims."""
+    code = f"{installed.programs.write_file}\n{installed.programs.busy_loop}"
+    session.run(installed.programs.set_state or "")
+    answers = []
+    run = threading.Thread(target=lambda: answers.append(session.run(code)))
+    run.start()
+    assert wait_until(lambda: session.http.get(f"{session.path}/files").json()["total_count"] > 0)
+    listed = session.http.get(f"{session.path}/executions").json()["executions"]
+    path = f"{session.path}/executions/{listed[-1]['execution_id']}/interrupt"
+    session.http.post(path).raise_for_status()
+    run.join(30)
+    state = "preserved" if installed.interrupt_keeps_state else "lost"
+    check(answers[0], exit_code=130, state=state)

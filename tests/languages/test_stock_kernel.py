@@ -42,8 +42,9 @@ def client(request: pytest.FixtureRequest, environment: Path) -> Iterator[Client
         client.close()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def session(client: Client) -> Iterator[SessionClient]:
+    """One session for all tests, since the kernel takes long to start; the last test ends it."""
     session = client.session("Other Python")
     yield session
     session.delete()

@@ -123,17 +123,17 @@ def write_kv(writer: StorageUser) -> dict[str, tuple[str, Any]]:
 
 
 def exchange_kv(writer: StorageUser, reader: StorageUser) -> None:
-    """Reads, lists and deletes by one what the other has written."""
+    """Reads, lists and deletes by one what the other has set: any keys, values and metadata."""
     expected, namespace = writer.write_once("kv", write_kv), writer.namespace
-    for key, (value, _) in expected.items():
-        assert reader.call("kv_get", namespace, key) == value
+    values = [value for value, _ in expected.values()]
+    assert reader.call("kv_get", namespace, list(expected)) == values
     listed = reader.call("kv_list", namespace, "", 100)
     assert listed == [[key, expected[key][1]] for key in sorted(expected, key=str.encode)]
     assert reader.call("kv_list", namespace, "a", 2) == [
         [key, expected[key][1]] for key in ("a", "a b+c")
     ]
     assert reader.call("kv_delete", namespace, "..") is True
-    assert writer.call("kv_get", namespace, "..") is None
+    assert writer.call("kv_get", namespace, [".."]) == [None]
     assert writer.call("kv_delete", namespace, "..") is True
     assert writer.call("kv_set", namespace, "..", *expected[".."]) is True
 
@@ -147,7 +147,7 @@ def write_d1(writer: StorageUser) -> None:
 
 
 def exchange_d1(writer: StorageUser, reader: StorageUser) -> None:
-    """Reads by one the rows that the other has written."""
+    """Reads by one the other's rows: texts, blobs and integers of 64 bits come back exactly."""
     writer.write_once("d1", write_d1)
     read = "SELECT t, b, i FROM x ORDER BY rowid"
     assert reader.call("d1_query", writer.namespace, read) == [list(row) for row in ROWS]
@@ -163,15 +163,15 @@ def write_r2(writer: StorageUser) -> dict[str, tuple[str, int, Any]]:
 
 
 def exchange_r2(writer: StorageUser, reader: StorageUser) -> None:
-    """Reads, lists and deletes by one the objects that the other has put."""
+    """Reads, lists and deletes by one the other's objects: any bytes and sizes, any keys."""
     expected, namespace = writer.write_once("r2", write_r2), writer.namespace
     contents = {key: bytes.fromhex(piece) * count for key, (piece, count, _) in expected.items()}
-    for key, content in contents.items():
-        assert reader.call("r2_get", namespace, key) == hashlib.sha256(content).hexdigest()
+    sums = [hashlib.sha256(content).hexdigest() for content in contents.values()]
+    assert reader.call("r2_get", namespace, list(contents)) == sums
     listed = reader.call("r2_list", namespace)
     assert listed == [[key, len(contents[key])] for key in sorted(contents, key=str.encode)]
     assert reader.call("r2_delete", namespace, "..") is True
-    assert writer.call("r2_get", namespace, "..") is None
+    assert writer.call("r2_get", namespace, [".."]) == [None]
     assert writer.call("r2_put", namespace, "..", *expected[".."]) is True
 
 
@@ -182,53 +182,38 @@ def check_many_at_once(writer: StorageUser, reader: StorageUser) -> None:
     names = sorted(f"k{number}" for number in range(150))
     listed = reader.call("kv_list", namespace, "", 1000)
     assert [name for name, _ in listed] == names
-    assert reader.call("kv_get", namespace, "k149") == "k149"
+    assert reader.call("kv_get", namespace, ["k149"]) == ["k149"]
 
 
-def check_scope(user: StorageUser) -> None:
-    """Calls outside the session's scope, which must fail."""
+def check_scope(user: StorageUser, _: StorageUser) -> None:
+    """Calls outside the session's scope: they fail with the server's code, status and sentence."""
     assert user.call("fails", "other") == ["STORAGE_SCOPE", 403, "kv get failed"]
 
 
-@pairs
-def test_kv(users: Users, pair: Pair) -> None:
-    """Keys of any characters, empty and large values and metadata arrive as they are."""
-    exchange_kv(users(pair[0]), users(pair[1]))
+Exchange = Callable[[StorageUser, StorageUser], None]
+
+
+def each_of(*exchanges: Exchange) -> pytest.MarkDecorator:
+    """Returns the mark of tests of these exchanges."""
+    return pytest.mark.parametrize("exchange", exchanges, ids=lambda one: one.__name__)
 
 
 @pairs
-def test_d1(users: Users, pair: Pair) -> None:
-    """Texts, blobs and integers of 64 bits come back exactly."""
-    exchange_d1(users(pair[0]), users(pair[1]))
-
-
-@pairs
-def test_r2(users: Users, pair: Pair) -> None:
-    """Objects of any bytes and size arrive whole, under keys of any characters."""
-    exchange_r2(users(pair[0]), users(pair[1]))
+@each_of(exchange_kv, exchange_d1, exchange_r2)
+def test_pairs(users: Users, pair: Pair, exchange: Exchange) -> None:
+    """What one writes in any characters, sizes and numbers, every other reads exactly."""
+    exchange(users(pair[0]), users(pair[1]))
 
 
 @ring
-def test_at_once(users: Users, pair: Pair) -> None:
-    """Calls at the same time do not disturb each other."""
-    check_many_at_once(users(pair[0]), users(pair[1]))
+@each_of(check_many_at_once, check_scope)
+def test_each(users: Users, pair: Pair, exchange: Exchange) -> None:
+    """What does not depend on who reads holds for each."""
+    exchange(users(pair[0]), users(pair[1]))
 
 
 @ring
-def test_scope(users: Users, pair: Pair) -> None:
-    """Outside the session's scope a call fails with the server's code, status and sentence."""
-    check_scope(users(pair[0]))
-
-
-@ring
-@pytest.mark.parametrize(
-    "exchange",
-    [exchange_kv, exchange_d1, exchange_r2, check_many_at_once],
-    ids=lambda f: f.__name__,
-)
-def test_weaker_tier(
-    weaker_users: Users, pair: Pair, exchange: Callable[[StorageUser, StorageUser], None]
-) -> None:
+@each_of(exchange_kv, exchange_d1, exchange_r2, check_many_at_once, check_scope)
+def test_weaker_tier(weaker_users: Users, pair: Pair, exchange: Exchange) -> None:
     """All of that holds where there are no namespaces, over the other way to the storage."""
     exchange(weaker_users(pair[0]), weaker_users(pair[1]))
-    check_scope(weaker_users(pair[0]))

@@ -5,48 +5,36 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 from tornado.ioloop import IOLoop
 
-from era_kernels.errors import StartError
+from era_kernels.kernels.machine import Machine
 from era_kernels.models import StorageScope
 from era_kernels.web import sdk_session
-from tests.conftest import open_loop
-from tests.sdk_host import SdkHost, execute, open_sdk_host, run
+from tests.kernels.conftest import io_loop
+from tests.sdk_host import SdkHost, execute, run, sdk_host_in
 
-
-@pytest.fixture(scope="module")
-def io_loop() -> Iterator[IOLoop]:
-    """The loop of a module: a host lives as long."""
-    with open_loop() as io_loop:
-        yield io_loop
+__all__ = ["io_loop"]
 
 
 @pytest.fixture(scope="module", params=[1, 2, 3, 4], ids=lambda tier: f"tier {tier}")
-def opened(request: pytest.FixtureRequest, io_loop: IOLoop) -> Iterator[Any]:
+def opened(request: pytest.FixtureRequest, io_loop: IOLoop) -> Iterator[tuple[SdkHost, Machine]]:
     """A host of one tier, and a machine with a kernel in it."""
-    manager = open_sdk_host(request.param)
-    try:
-        host = io_loop.run_sync(manager.__aenter__)
-    except StartError as error:
-        pytest.skip(f"this host has no tier {request.param}: {error}")
-    machine = io_loop.run_sync(host.open)
-    yield host, machine
-    io_loop.run_sync(lambda: manager.__aexit__(None, None, None))
+    with sdk_host_in(io_loop, request.param) as host:
+        yield host, io_loop.run_sync(host.open)
 
 
 @pytest.fixture
-def host(opened: Any) -> Iterator[SdkHost]:
-    host: SdkHost = opened[0]
+def host(opened: tuple[SdkHost, Machine]) -> Iterator[SdkHost]:
+    host = opened[0]
     yield host
     host.scope, host.memory.seconds = StorageScope("all"), 0.0
     host.memory.values.clear()
 
 
 @pytest.fixture
-def machine(opened: Any) -> Any:
+def machine(opened: tuple[SdkHost, Machine]) -> Machine:
     return opened[1]
 
 
@@ -64,7 +52,7 @@ ALL_PRINTED = (
 )
 
 
-async def test_kernels_and_programs(host: SdkHost, machine: Any) -> None:
+async def test_kernels_and_programs(host: SdkHost, machine: Machine) -> None:
     """Cells, programs beside the kernel and children of cells use all of it without set-up."""
     assert await run(machine, ALL) == ALL_PRINTED
     assert await execute(machine, sys.executable, "-c", ALL) == ALL_PRINTED
@@ -83,7 +71,7 @@ async def test_a_sandbox_without_a_kernel(host: SdkHost) -> None:
     await machine.aclose()
 
 
-async def test_while_a_run_is_busy(host: SdkHost, machine: Any) -> None:
+async def test_while_a_run_is_busy(host: SdkHost, machine: Machine) -> None:
     """Programs use it while a run computes, and while a run waits for an answer."""
     host.memory.seconds = 1.0
     busy = asyncio.create_task(run(machine, "from era_storage import kv\nkv.list('app'); print(1)"))
@@ -93,7 +81,7 @@ async def test_while_a_run_is_busy(host: SdkHost, machine: Any) -> None:
     assert await busy == "1\n"
 
 
-async def test_threads_forks_and_pools(host: SdkHost, machine: Any) -> None:
+async def test_threads_forks_and_pools(host: SdkHost, machine: Machine) -> None:
     """Threads, forks and children of multiprocessing of a cell use it at once."""
     code = """
 import concurrent.futures, multiprocessing, os, era_storage
@@ -117,7 +105,7 @@ print(era_storage.kv.get("app", "k"))
     assert await run(machine, code) == "True\n[0, 0, 0] x\n[0, 0, 0] x\nv\n"
 
 
-async def test_the_scope_is_enforced(host: SdkHost, machine: Any) -> None:
+async def test_the_scope_is_enforced(host: SdkHost, machine: Machine) -> None:
     """A namespace outside the scope raises with the server's sentence, from the next call on."""
     code = "from era_storage import kv\nkv.set('app', 'k', 'v')"
     assert await run(machine, code) == ""
@@ -127,7 +115,7 @@ async def test_the_scope_is_enforced(host: SdkHost, machine: Any) -> None:
     assert await run(machine, "print(kv.set('tmp-1', 'k', 'v'))") == "True\n"
 
 
-async def test_another_address_for_one_run(host: SdkHost, machine: Any) -> None:
+async def test_another_address_for_one_run(host: SdkHost, machine: Machine) -> None:
     """`ERA_STORAGE_URL` is read at each call: one run may use another server."""
     code = (
         "from era_storage import kv\ntry:\n kv.get('app', 'k')\nexcept RuntimeError as e: print(e)"
@@ -137,7 +125,7 @@ async def test_another_address_for_one_run(host: SdkHost, machine: Any) -> None:
     assert await run(machine, code) == ""
 
 
-async def test_a_thousand_calls_do_not_starve_others(host: SdkHost, machine: Any) -> None:
+async def test_a_thousand_calls_do_not_starve_others(host: SdkHost, machine: Machine) -> None:
     """While one session makes a thousand calls at once, another gets its answers in time."""
     host.memory.seconds = 0.02
     other = await host.open()
@@ -175,7 +163,9 @@ async def test_it_is_gone_with_the_session(host: SdkHost) -> None:
     assert len(host.listener._sessions) == before
 
 
-async def test_the_sdk_is_hidden_from_nobody_and_hides_nothing(host: SdkHost, machine: Any) -> None:
+async def test_the_sdk_is_hidden_from_nobody_and_hides_nothing(
+    host: SdkHost, machine: Machine
+) -> None:
     """Beside the package no module of ours can be imported, and a user's own one wins."""
     code = "import importlib.util as util\n"
     code += "print([n for n in ('era_kernel', 'selftest') if util.find_spec(n)])"
@@ -239,7 +229,7 @@ ATTACKS: dict[str, tuple[list[str], set[str]]] = {
 
 @pytest.mark.parametrize("attack", ATTACKS)
 async def test_attacks(
-    host: SdkHost, machine: Any, attack: str, monkeypatch: pytest.MonkeyPatch
+    host: SdkHost, machine: Machine, attack: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What hostile code may send to the socket is refused, and the session goes on."""
     monkeypatch.setattr(sdk_session, "IDLE_TIMEOUT", 1.0)
@@ -257,7 +247,7 @@ async def test_attacks(
     assert await run(machine, ALL) == ALL_PRINTED
 
 
-async def test_a_neighbour_is_not_served(host: SdkHost, machine: Any) -> None:
+async def test_a_neighbour_is_not_served(host: SdkHost, machine: Machine) -> None:
     """Another session gets nothing at the address of this one, whose scope may be wider."""
     url = (await run(machine, "import os; print(os.environ['ERA_STORAGE_URL'])")).strip()
     if url.startswith("http:"):

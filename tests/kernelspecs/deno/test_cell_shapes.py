@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import re
-import subprocess
-from itertools import product
 from pathlib import Path
 
 import pytest
 
-from tests.kernelspecs.deno.toolchain import DENO, jupyter_kernelspec, requires_deno
-from tests.kernelspecs.node.test_cell_shapes import STATEMENTS
-from tests.kernelspecs.node.test_plain_node import execute
-from tests.languages.jupyter_checks import open_kernel
+from tests.kernelspecs.deno.toolchain import DENO, requires_deno
+from tests.kernelspecs.node.test_cell_shapes import (
+    STATEMENTS,
+    check_shapes,
+    make_cells,
+    run_plain,
+)
+from tests.languages.jupyter_checks import JupyterKernel
 
 pytestmark = requires_deno
 
@@ -38,31 +39,6 @@ TYPED = [
 ]
 
 
-def _cells(statements: list[str]) -> list[str]:
-    """Returns pairs of statements behind each other, in lines of their own and in one line."""
-    cells = []
-    for pair in product(statements, repeat=2):
-        if all("export default" in one for one in pair):
-            continue
-        parts = [one.format(n=place) for one, place in zip(pair, "12", strict=True)]
-        cells.append("\n".join(parts))
-        if not any(part.startswith("//") for part in parts):
-            cells.append("; ".join(part.replace("\n", "; ") for part in parts))
-    return cells
-
-
-def _run_plain(directory: Path, cells: list[str]) -> list[str]:
-    """Returns what plain Deno prints for each cell as a module of its own."""
-    imports = []
-    for number, cell in enumerate(cells):
-        (directory / f"cell{number}.ts").write_text(cell)
-        imports.append(f"console.log('\\0'); await import('./cell{number}.ts')")
-    (directory / "all.ts").write_text("\n".join(imports))
-    command = [str(DENO), "run", "-A", "all.ts"]
-    done = subprocess.run(command, cwd=directory, capture_output=True, check=True, timeout=300)
-    return re.split("^\0\n", done.stdout.decode(), flags=re.MULTILINE)[1:]
-
-
 @pytest.mark.parametrize(
     "statements",
     [
@@ -70,15 +46,7 @@ def _run_plain(directory: Path, cells: list[str]) -> list[str]:
         pytest.param(STATEMENTS + TYPED, id="all", marks=pytest.mark.long),
     ],
 )
-def test_shapes(tmp_path: Path, statements: list[str]) -> None:
+def test_shapes(kernel: JupyterKernel, tmp_path: Path, statements: list[str]) -> None:
     """A cell prints what a module of the same text prints, after cells with the same names."""
-    cells = _cells(statements)
-    printed = _run_plain(tmp_path, cells)
-    assert len(printed) == len(cells)
-    with open_kernel(jupyter_kernelspec(tmp_path), tmp_path, "ipc") as kernel:
-        failed = [
-            (cell, result, expected)
-            for cell, expected in zip(cells, printed, strict=True)
-            if (result := execute(kernel, cell)[0]) != (expected, "", 0)
-        ]
-    assert not failed, f"{len(failed)} of {len(cells)}, of which are: {failed[:5]}"
+    cells = make_cells(statements)
+    check_shapes(kernel, cells, run_plain(tmp_path, [str(DENO), "run", "-A"], "ts", cells))

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator
 
 import pytest
 
-from tests.kernelspecs.deno.toolchain import jupyter_kernelspec, requires_deno
+from tests.kernelspecs.deno.toolchain import requires_deno
 from tests.kernelspecs.node.test_plain_node import ProgramResult, execute
-from tests.languages.jupyter_checks import JupyterKernel, open_kernel
+from tests.languages.jupyter_checks import JupyterKernel
 
 pytestmark = requires_deno
 
@@ -41,14 +40,6 @@ GARBAGE = [
     f'import {{ Buffer }} from "node:buffer"\nlet made = new Map([[0, Buffer.alloc(1)]])\n{FILL}',
     f"function fill() {{ {FILL} }}\nvar made = new Map()\nclass Kept {{}}\nfill()",
 ]
-
-
-@pytest.fixture(scope="module")
-def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JupyterKernel]:
-    """A kernel that the tests of this module share."""
-    directory = tmp_path_factory.mktemp("deno")
-    with open_kernel(jupyter_kernelspec(directory), directory, "ipc") as kernel:
-        yield kernel
 
 
 def run(kernel: JupyterKernel, code: str) -> ProgramResult:

@@ -149,7 +149,7 @@ SIDE_BY_SIDE: dict[str, list[tuple[str, str]]] = {
         ("fmt.Println(w3)", "a: w\n"),
     ],
 }  # fmt: skip
-# Series that are about the form of a fragment, or its end: each run is one.
+# Series that are about the form of a fragment, its end, or names that mean something else later.
 SERIES: dict[str, list[tuple[str, str]]] = {
     "a function is defined anew": [
         ("func c() int { return 1 }\nfunc c2() int { return c() + 1 }", ""),
@@ -187,10 +187,6 @@ SERIES: dict[str, list[tuple[str, str]]] = {
         ("n := 0\ngo func() {\n\ttime.Sleep(time.Hour)\n\tn = 1\n}()", ""),
         ("fmt.Println(n)", "0\n"),
     ],
-}  # fmt: skip
-
-# Series that need a session of their own: names mean something else afterwards.
-SHADOWING: dict[str, list[tuple[str, str]]] = {
     "predeclared names are declared": [
         ('s := "text"\ns1 := []int{1}\nvar s2 error\ntype s3 struct{ new float64 }', ""),
         ("new, panic, len, print := 1, 2, 3, 4\nnil, true := 5, 6", ""),
@@ -213,8 +209,9 @@ SHADOWING: dict[str, list[tuple[str, str]]] = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def session(client: Client) -> Iterator[SessionClient]:
+    """A session of its own for each test: all that there is already is compiled with each run."""
     session = client.session("go")
     yield session
     session.delete()
@@ -232,17 +229,7 @@ def test_side_by_side(session: SessionClient) -> None:
 def test_series(session: SessionClient, name: str) -> None:
     """Each run of a series prints what it should, with what the runs before it have left."""
     for code, stdout in SERIES[name]:
-        answer = session.run(code)
-        check(answer, stdout=stdout, exit_code=0, results=[])
-
-
-@pytest.mark.parametrize("name", SHADOWING)
-def test_shadowing(client: Client, name: str) -> None:
-    """Code may declare every name anew."""
-    session = client.session("go")
-    for code, stdout in SHADOWING[name]:
         check(session.run(code), stdout=stdout, exit_code=0, results=[])
-    session.delete()
 
 
 @pytest.mark.parametrize(
@@ -393,9 +380,8 @@ def test_notes(session: SessionClient, code: str, notes: list[str]) -> None:
         "os.RemoveAll(d)": "",
     }.items(),
 )
-def test_damaged_state(client: Client, damage: str, note: str) -> None:
+def test_damaged_state(session: SessionClient, damage: str, note: str) -> None:
     """What cannot be read is told once, and the session goes on."""
-    session = client.session("go")
     session.run("q := 1")
     program = f"""package main
 import ("os"; "path/filepath")
@@ -411,12 +397,10 @@ func main() {{
     assert note in answer["stderr"]
     assert bool(note) == bool(answer["stderr"])
     check(session.run("q2"), exit_code=0, stderr="")
-    session.delete()
 
 
-def test_variables(client: Client) -> None:
+def test_variables(session: SessionClient) -> None:
     """The variables are listed with types, sizes and values, as far as JSON has them."""
-    session = client.session("go")
     session.run(
         'a := 41\nb := []string{"x"}\nc := make(chan int, 2)\nd := math.NaN()\ne := func() {}'
     )
@@ -430,7 +414,6 @@ def test_variables(client: Client) -> None:
     )
     assert "value" not in listed["c"]
     assert "value" not in listed["d"]
-    session.delete()
 
 
 def test_packages_of_the_workspace(session: SessionClient) -> None:

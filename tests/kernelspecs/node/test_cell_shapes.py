@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 
 import pytest
 
 from tests.kernelspecs.node.test_plain_node import execute
-from tests.kernelspecs.node.toolchain import NODE, jupyter_kernelspec, requires_node
-from tests.languages.jupyter_checks import JupyterKernel, open_kernel
+from tests.kernelspecs.node.toolchain import NODE, requires_node
+from tests.languages.jupyter_checks import JupyterKernel
 
 pytestmark = requires_node
 
@@ -41,58 +40,52 @@ STATEMENTS = [
     "// a comment",
     "void 0",
 ]
-PAIRS = [
-    pair for pair in product(STATEMENTS, repeat=2) if not all("default" in one for one in pair)
-]
 
 
-def _cells() -> list[str]:
+def make_cells(statements: list[str]) -> list[str]:
     """Returns pairs of statements behind each other, in lines of their own and in one line."""
-    pairs = [[one.format(n=place) for one, place in zip(pair, "12", strict=True)] for pair in PAIRS]
-    in_one_line = [
-        "; ".join(part.replace("\n", "; ") for part in pair)
-        for pair in pairs
-        if not any(part.startswith("//") for part in pair)
-    ]
-    return ["\n".join(pair) for pair in pairs] + in_one_line
+    cells = []
+    for pair in product(statements, repeat=2):
+        if all("export default" in one for one in pair):
+            continue
+        parts = [one.format(n=place) for one, place in zip(pair, "12", strict=True)]
+        cells.append("\n".join(parts))
+        if not any(part.startswith("//") for part in parts):
+            cells.append("; ".join(part.replace("\n", "; ") for part in parts))
+    return cells
 
 
-CELLS = _cells()
-
-
-def _run_plain(directory: Path) -> list[str]:
-    """Returns what plain Node prints for each cell as a module of its own."""
+def run_plain(directory: Path, command: list[str], ending: str, cells: list[str]) -> list[str]:
+    """Returns what plain Node or Deno prints for each cell as a module of its own."""
     imports = []
-    for number, cell in enumerate(CELLS):
-        (directory / f"cell{number}.mjs").write_text(cell)
-        imports.append(f"console.log('\\0'); await import('./cell{number}.mjs')")
-    (directory / "all.mjs").write_text("\n".join(imports))
-    done = subprocess.run(
-        [str(NODE), "all.mjs"], cwd=directory, capture_output=True, check=True, timeout=120
-    )
+    for number, cell in enumerate(cells):
+        (directory / f"cell{number}.{ending}").write_text(cell)
+        imports.append(f"console.log('\\0'); await import('./cell{number}.{ending}')")
+    (directory / f"all.{ending}").write_text("\n".join(imports))
+    command = [*command, f"all.{ending}"]
+    done = subprocess.run(command, cwd=directory, capture_output=True, check=True, timeout=300)
     return re.split("^\0\n", done.stdout.decode(), flags=re.MULTILINE)[1:]
+
+
+def check_shapes(kernel: JupyterKernel, cells: list[str], printed: list[str]) -> None:
+    """Compares what cells print with what modules of the same texts have printed."""
+    assert len(printed) == len(cells)
+    failed = [
+        (cell, result, expected)
+        for cell, expected in zip(cells, printed, strict=True)
+        if (result := execute(kernel, cell)[0]) != (expected, "", 0)
+    ]
+    assert not failed, f"{len(failed)} of {len(cells)}, of which are: {failed[:5]}"
+
+
+CELLS = make_cells(STATEMENTS)
 
 
 @pytest.fixture(scope="module")
 def printed(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    return _run_plain(tmp_path_factory.mktemp("plain"))
-
-
-@pytest.fixture(scope="module", params=["node", "typescript"])
-def kernel(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[JupyterKernel]:
-    directory = tmp_path_factory.mktemp("kernel")
-    with open_kernel(jupyter_kernelspec(request.param, directory), directory, "ipc") as kernel:
-        yield kernel
+    return run_plain(tmp_path_factory.mktemp("plain"), [str(NODE)], "mjs", CELLS)
 
 
 def test_shapes(kernel: JupyterKernel, printed: list[str]) -> None:
     """A cell prints what a module of the same text prints, after cells with the same names."""
-    assert len(printed) == len(CELLS)
-    failed = [
-        (cell, result, expected)
-        for cell, expected in zip(CELLS, printed, strict=True)
-        if (result := execute(kernel, cell)[0]) != (expected, "", 0)
-    ]
-    assert not failed, f"{len(failed)} of {len(CELLS)}, of which are: {failed[:5]}"
+    check_shapes(kernel, CELLS, printed)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -64,17 +65,22 @@ def client(request: pytest.FixtureRequest) -> Iterator[Client]:
         yield sessions.client
 
 
-def run(client: Client, language: str, limits: dict[str, Any], *codes: str) -> list[Any]:
-    """Returns exit code, stdout and stderr of each run in a session with these limits."""
+@contextmanager
+def open_session(
+    client: Client, language: str, limits: dict[str, Any]
+) -> Iterator[Callable[[str], tuple[int, str, str]]]:
+    """Opens a session; yields what gives exit code, stdout and stderr of a run in it."""
     enforced = client.http.get("/health").json()["isolation"]
     if any("share of processors" in one for one in enforced["missing"]):
         limits = {name: value for name, value in limits.items() if name != "cpu"}
     session = client.session(language, limits=limits)
-    try:
-        done = [session.run(code, timeout=120) for code in codes]
-    finally:
-        session.delete()
-    return [(one["exit_code"], one["stdout"], one["stderr"]) for one in done]
+
+    def run(code: str) -> tuple[int, str, str]:
+        done = session.run(code, timeout=120)
+        return done["exit_code"], done["stdout"], done["stderr"]
+
+    yield run
+    session.delete()
 
 
 @pytest.mark.parametrize("language", ["node", "typescript"])
@@ -83,12 +89,20 @@ def test_the_minimums_are_enough(client: Client, language: str) -> None:
     kernel_json = json.loads((builtin_dir() / language / "kernel.json").read_text())
     minimums = kernel_json["metadata"]["era_kernels"]["minimums"]
     limits = {name: value for name, value in minimums.items() if name != "reserved_mb"}
-    done = run(client, language, limits, "console.log('hello')", MODEST[language])
-    assert done == [(0, "hello\n", ""), (0, "100000 child\n", "")]
+    with open_session(client, language, limits) as run:
+        assert run("console.log('hello')") == (0, "hello\n", "")
+        assert run(MODEST[language]) == (0, "100000 child\n", "")
+
+
+@pytest.fixture(scope="module")
+def run_in_256_mb(client: Client) -> Iterator[Callable[[str], tuple[int, str, str]]]:
+    with open_session(client, "node", {"memory_mb": 256}) as run:
+        yield run
 
 
 @pytest.mark.parametrize("kind", GARBAGE)
-def test_garbage_is_collected_before_the_memory_is_used_up(client: Client, kind: str) -> None:
+def test_garbage_is_collected_before_the_memory_is_used_up(
+    run_in_256_mb: Callable[[str], tuple[int, str, str]], kind: str
+) -> None:
     """A program that allocates quickly and keeps little stays within the limit of its session."""
-    code = f"{GARBAGE[kind]}\nconsole.log('done')"
-    assert run(client, "node", {"memory_mb": 256}, code) == [(0, "done\n", "")]
+    assert run_in_256_mb(f"{GARBAGE[kind]}\nconsole.log('done')") == (0, "done\n", "")

@@ -53,7 +53,7 @@ def test_output_of_before(tmp_path: Path, name: str) -> None:
 
 def test_fatal_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What V8 says when its heap is full is in the run's stderr."""
-    monkeypatch.setenv("NODE_OPTIONS", "--max-old-space-size=60")
+    monkeypatch.setenv("ERA_MEMORY_MB", "160")  # kernelspecs/node/launch.py gives V8 a part of it
     _, stderr = run_to_death(
         tmp_path, "const taken = []; for (;;) taken.push(new Array(10_000).fill(0.5))"
     )

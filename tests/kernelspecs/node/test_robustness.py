@@ -8,7 +8,12 @@ from pathlib import Path
 import pytest
 
 from tests.kernelspecs.node.test_plain_node import execute, run_both
-from tests.kernelspecs.node.toolchain import has_in_module, jupyter_kernelspec, requires_node
+from tests.kernelspecs.node.toolchain import (
+    has_in_module,
+    in_node,
+    jupyter_kernelspec,
+    requires_node,
+)
 from tests.languages.jupyter_checks import JupyterKernel, open_kernel
 
 pytestmark = requires_node
@@ -40,7 +45,7 @@ CHANGES = {
     "deleted": "delete {0}.{1}",
 }
 BROKEN = [
-    change.format(owner, name)
+    (change.format(owner, name), f"{owner}, '{name}'")
     for owner, names in METHODS.items()
     for name in names
     for change in CHANGES.values()
@@ -80,31 +85,37 @@ def test_memory_of_many_lines(tmp_path: Path, kind: str) -> None:
         assert pss_mb(kernel) - before < MEMORY_RISE_MB
 
 
-@pytest.mark.parametrize("change", BROKEN)
-def test_broken_methods(tmp_path: Path, change: str) -> None:
+@in_node
+@pytest.mark.parametrize(("change", "method"), BROKEN)
+def test_broken_methods(kernel: JupyterKernel, change: str, method: str) -> None:
     """A program that breaks a built-in method prints all the same, and so do the next runs."""
-    with open_kernel(jupyter_kernelspec("node", tmp_path), tmp_path, "ipc") as kernel:
-        assert execute(kernel, f"{change}; console.log('same')", ends=True)[0][0] == "same\n"
-        assert execute(kernel, "console.log('alive')", ends=True)[0] == ("alive\n", "", 0)
-        _, stderr, code = execute(kernel, "throw new Error('told')", ends=True)[0]
-        assert (code, "told" in stderr) == (1, True)
+    keep = (
+        f"var put = Object.defineProperty, kept = Object.getOwnPropertyDescriptor({method}); null"
+    )
+    assert execute(kernel, keep)[0] == ("", "", 0)
+    assert execute(kernel, f"{change}; console.log('same')", ends=True)[0][0] == "same\n"
+    assert execute(kernel, "console.log('alive')", ends=True)[0] == ("alive\n", "", 0)
+    _, stderr, code = execute(kernel, "throw new Error('told')", ends=True)[0]
+    assert (code, "told" in stderr) == (1, True)
+    assert execute(kernel, f"put({method}, kept); null")[0] == ("", "", 0)
 
 
 @pytest.mark.skipif(not has_in_module("registerHooks"), reason="this Node may not know `using`")
+@in_node
 @pytest.mark.parametrize("name", USING)
-def test_using(tmp_path: Path, name: str) -> None:
+def test_using(kernel: JupyterKernel, tmp_path: Path, name: str) -> None:
     """What a cell uses is disposed of as in a module of plain Node."""
-    expected, found = run_both(tmp_path, "node", "main", MADE + USING[name])
+    expected, found = run_both(kernel, tmp_path, "main", MADE + USING[name])
     assert found == expected
 
 
 @pytest.mark.parametrize("first", [0, 1])
 def test_closed_standard_streams(tmp_path: Path, first: int) -> None:
     """A program that closes its standard streams ends, and the next run prints."""
-    code = f"for (let fd = {first}; fd <= 2; fd++) require('fs').closeSync(fd)"
+    close = f"for (let fd = {first}; fd <= 2; fd++) require('fs').closeSync(fd)"
     with open_kernel(jupyter_kernelspec("node", tmp_path), tmp_path, "ipc") as kernel:
         begin = time.monotonic()
-        stdout, stderr, code_ = execute(kernel, f"console.log('before'); {code}", ends=True)[0]
-        assert (stdout, stderr, code_) == ("before\n", "", 0)
+        ended = execute(kernel, f"console.log('before'); {close}", ends=True)[0]
+        assert ended == ("before\n", "", 0)
         assert execute(kernel, "console.log('alive')", ends=True)[0] == ("alive\n", "", 0)
         assert time.monotonic() - begin < 5

@@ -13,6 +13,7 @@ from tests.kernelspecs.node.test_plain_node import ProgramResult, execute
 from tests.kernelspecs.node.toolchain import has_in_module, requires_node
 from tests.languages.jupyter_checks import JupyterKernel
 from tests.languages.rows.javascript import DECLARATIONS
+from tests.waiting import wait_until
 
 pytestmark = requires_node
 
@@ -250,8 +251,14 @@ def test_stack_and_variables(kernel: JupyterKernel) -> None:
     )
     request["metadata"] = {"era": {"nonce": "n", "number": 5, "env": {}, "ends": False}}
     kernel.client.shell_channel.send(request)
-    time.sleep(0.3)
-    frames = kernel.request("stack_request", {}, channel="control").content["frames"]
+
+    def stack() -> list[dict[str, Any]]:
+        told: list[dict[str, Any]]
+        told = kernel.request("stack_request", {}, channel="control").content["frames"]
+        return told
+
+    assert wait_until(lambda: "inner" in [frame["function"] for frame in stack()], 30)
+    frames = stack()
     told = kernel.request("variables_request", {}, channel="control").content["variables"]
     kernel.request("interrupt_request", {}, channel="control")
     kernel.receive_reply("shell", request["header"]["msg_id"])

@@ -15,10 +15,9 @@ from typing import Any
 import pytest
 from tornado.ioloop import IOLoop
 
-from era_kernels.errors import StartError
 from era_kernels.kernels.kernelspecs import builtin_dir
 from era_kernels.models import StorageScope
-from tests.conftest import open_loop
+from tests.kernels.conftest import io_loop
 from tests.kernelspecs.node.storage_programs import ADDRESSES, FORMS, PATCHES, PROGRAMS, REPLIES
 from tests.kernelspecs.node.storage_types import CHECKER, RIGHT, WRONG
 from tests.kernelspecs.node.test_plain_node import ProgramResult, execute
@@ -26,14 +25,17 @@ from tests.kernelspecs.node.toolchain import (
     MODULES,
     NODE,
     has_in_module,
+    in_typescript,
     jupyter_kernelspec,
     requires_node,
 )
-from tests.kernelspecs.python.sdk_server import SdkServer, run_sdk_server
+from tests.kernelspecs.python.sdk_server import SdkServer, server
 from tests.kernelspecs.python.test_era_storage import answer_once
 from tests.languages.jupyter_checks import JupyterKernel, open_kernel
+from tests.sdk_host import SdkHost, run, sdk_host_in
 from tests.sdk_host import execute as execute_beside
-from tests.sdk_host import open_sdk_host, run
+
+__all__ = ["io_loop", "server"]
 
 pytestmark = requires_node
 SDK = builtin_dir() / "node" / "sdk"
@@ -42,21 +44,10 @@ requires_hooks = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SdkServer]:
-    with run_sdk_server(tmp_path_factory.mktemp("sdk")) as server:
-        yield server
-
-
 @pytest.fixture(params=["tcp", "unix"])
 def url(request: pytest.FixtureRequest, server: SdkServer) -> str:
     """The address of the server, which has nothing stored."""
-    server.memory.calls.clear()
-    server.memory.headers.clear()
-    server.memory.values.clear()
-    server.memory.objects.clear()
-    server.memory.seconds = 0.0
-    server.scope = StorageScope("all")
+    server.clear()
     chosen: str = getattr(server, f"{request.param}_url")
     return chosen
 
@@ -230,19 +221,14 @@ def test_what_a_program_has_itself_wins(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- cells of a kernel
 
 
-@pytest.fixture(scope="module", params=["node", "typescript"])
-def kernel(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[JupyterKernel]:
-    directory = tmp_path_factory.mktemp("kernel")
-    with open_kernel(jupyter_kernelspec(request.param, directory), directory, "ipc") as kernel:
-        yield kernel
-
-
 def cell(kernel: JupyterKernel, code: str, url: str) -> ProgramResult:
     return execute(kernel, code, env={"ERA_STORAGE_URL": url})[0]
 
 
+# Of tests in which nothing but Node's own sockets or its transformation of the code differs.
+each_once = pytest.mark.parametrize(
+    ("language", "url"), [("node", "unix"), ("typescript", "tcp")], indirect=True
+)
 LOADS = {
     "require": "var s1 = require('era_storage')",
     "require a file": "var s1 = require('./era_storage.js')",
@@ -288,7 +274,7 @@ def test_modules_of_the_workspace(kernel: JupyterKernel, url: str) -> None:
 
 
 @requires_hooks
-@pytest.mark.parametrize("kernel", ["typescript"], indirect=True)
+@in_typescript
 def test_a_typed_file_wins(kernel: JupyterKernel, url: str) -> None:
     """In TypeScript a file `era_storage.ts` is what `./era_storage` means."""
     code = (
@@ -310,6 +296,7 @@ INTERRUPTED = {
 }
 
 
+@each_once
 @pytest.mark.parametrize("name", INTERRUPTED)
 def test_interrupts(kernel: JupyterKernel, url: str, server: SdkServer, name: str) -> None:
     """An interrupt in the middle of calls ends them all; nothing of them is sent afterwards."""
@@ -346,6 +333,7 @@ def test_patched_programs(tmp_path: Path, server: SdkServer, patch: str) -> None
         assert cell(kernel, calls, server.tcp_url) == ("1\n", "", 0)
 
 
+@each_once
 def test_ten_thousand_calls(kernel: JupyterKernel, url: str, server: SdkServer) -> None:
     """Many calls, in turn and at once, use few connections and leave no memory behind."""
     measure = (
@@ -398,23 +386,11 @@ def test_types(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- real sessions
 
 
-@pytest.fixture(scope="module")
-def io_loop() -> Iterator[IOLoop]:
-    """The loop of a module: a host lives as long."""
-    with open_loop() as io_loop:
-        yield io_loop
-
-
 @pytest.fixture(scope="module", params=[1, 3], ids=lambda tier: f"tier {tier}")
-def host(request: pytest.FixtureRequest, io_loop: IOLoop) -> Iterator[Any]:
+def host(request: pytest.FixtureRequest, io_loop: IOLoop) -> Iterator[SdkHost]:
     """A host of one tier."""
-    manager = open_sdk_host(request.param)
-    try:
-        host = io_loop.run_sync(manager.__aenter__)
-    except StartError as error:
-        pytest.skip(f"this host has no tier {request.param}: {error}")
-    yield host
-    io_loop.run_sync(lambda: manager.__aexit__(None, None, None))
+    with sdk_host_in(io_loop, request.param) as host:
+        yield host
 
 
 ALL = """
@@ -431,7 +407,7 @@ ALL_PRINTED = (
 
 
 @pytest.mark.parametrize("language", ["node", "typescript"])
-async def test_sessions(host: Any, language: str) -> None:
+async def test_sessions(host: SdkHost, language: str) -> None:
     """Cells, children, workers and programs beside the kernel have all of it without set-up."""
     machine = await host.open(language)
     try:
@@ -458,7 +434,7 @@ def _common(program: str) -> str:
     return "\n".join(line for line in program.splitlines() if not line.startswith("import"))
 
 
-async def test_the_scope_is_enforced(host: Any) -> None:
+async def test_the_scope_is_enforced(host: SdkHost) -> None:
     """A namespace outside the scope rejects with the server's sentence, from the next call on."""
     machine = await host.open("node")
     code = "await require('era_storage').kv.set('app', 'k', 'v').catch((e) => console.log(`${e}`))"
@@ -474,7 +450,7 @@ async def test_the_scope_is_enforced(host: Any) -> None:
         await machine.aclose()
 
 
-async def test_while_a_run_is_busy(host: Any) -> None:
+async def test_while_a_run_is_busy(host: SdkHost) -> None:
     """Programs beside the kernel use it while a run computes and while a run waits."""
     machine = await host.open("node")
     host.memory.seconds = 1.0

@@ -35,6 +35,11 @@ requires_node = pytest.mark.skipif(
     reason="Node or the packages of its kernel are not installed",
 )
 
+# Of the fixture `kernel`: one language alone.
+in_node, in_typescript = (
+    pytest.mark.parametrize("language", [language], indirect=True) for language in LANGUAGES
+)
+
 
 def jupyter_kernelspec(language: str, directory: Path) -> Path:
     """Returns a folder in which the kernelspec of a language has nothing but Jupyter's own keys."""

@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 from jupyter_client.blocking.client import BlockingKernelClient
 
 from era_kernels.kernels.kernelspecs import builtin_dir
-from tests.kernels.conftest import host, io_loop, machine
+from era_kernels.kernels.machine import KernelHost, Machine
+from era_kernels.models import Limits
+from tests.kernels.conftest import host, io_loop, machine, make_paths
 from tests.languages.jupyter_checks import JupyterKernel, open_kernel
 
 __all__ = ["host", "io_loop", "jupyter_kernel", "kernel", "machine"]
+
+
+@asynccontextmanager
+async def open_machine(host: KernelHost) -> AsyncIterator[Machine]:
+    """Opens a machine of its own, in a folder of which nothing is left afterwards."""
+    with tempfile.TemporaryDirectory() as directory:
+        machine = await host.open("python", make_paths(Path(directory)), Limits(), {})
+        try:
+            yield machine
+        finally:
+            await machine.aclose()
 
 
 @pytest.fixture

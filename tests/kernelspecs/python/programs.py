@@ -6,16 +6,21 @@ library; what they print must be the same every time.
 
 from __future__ import annotations
 
+from pathlib import Path
 
-def split_programs(text: str) -> dict[str, str]:
-    """Returns the programs of a text, in which each follows a line `### name`."""
+
+def read_programs(file: Path) -> dict[str, str]:
+    """Returns the programs of a file, in which each follows a line `### name`."""
     programs = {}
-    for part in text.split("\n### ")[1:]:
+    for part in ("\n" + file.read_text(encoding="utf-8")).split("\n### ")[1:]:
         name, _, program = part.partition("\n")
         programs[name] = program.rstrip("\n")
     return programs
 
 
+# Programs that fail or end in unusual ways: exceptions, exits, hooks, the end of the interpreter,
+# signals, event loops, mocks, descriptors.
+ENDINGS = read_programs(Path(__file__).with_name("endings.py.txt"))
 PROGRAMS: dict[str, str] = {
     # ------------------------------------------------------------ exits
     "ends": "print('hello')",

@@ -6,11 +6,11 @@ import asyncio
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
+
+import pytest
 
 from era_kernels.models import ALL_STORAGE, SessionListener, StorageScope
 from era_kernels.web import sdk_session
@@ -33,6 +33,15 @@ class SdkServer:
     sessions: list[sdk_session.StorageSession] = field(default_factory=list)
     loop: asyncio.AbstractEventLoop | None = None
 
+    def clear(self) -> None:
+        """Forgets all that was stored, asked and allowed."""
+        for told in (self.memory.calls, self.memory.headers):
+            told.clear()
+        for stored in (self.memory.values, self.memory.objects):
+            stored.clear()
+        self.memory.seconds = 0.0
+        self.scope = ALL_STORAGE
+
     def close_connections(self) -> None:
         """Closes all connections, as a server does with idle ones; new ones are accepted."""
         done = threading.Event()
@@ -52,9 +61,10 @@ class SdkServer:
         return sum(len(session._streams) for session in self.sessions)
 
 
-@contextmanager
-def run_sdk_server(directory: Path) -> Iterator[SdkServer]:
-    """Serves until the context is left."""
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SdkServer]:
+    """One server for the tests of a module."""
+    directory = tmp_path_factory.mktemp("sdk")
     tcp, unix = socket.socket(), socket.socket(socket.AF_UNIX)
     tcp.bind(("127.0.0.1", 0))
     path = directory / "a socket%"

@@ -6,25 +6,22 @@ import ast
 import builtins
 import runpy
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tornado.ioloop import IOLoop
 
 from era_kernels.kernels.kernelspecs import builtin_dir
 from era_kernels.kernels.machine import KernelHost, Machine
 from era_kernels.models import (
     ExecutionEnd,
     KernelRequest,
-    Limits,
     Output,
     Result,
     Stderr,
     Stdout,
 )
-from tests.kernels.conftest import make_paths
+from tests.kernelspecs.python.conftest import open_machine
 
 PACKAGE = builtin_dir() / "python" / "era_kernel"
 EARLY_BINDING = runpy.run_path(str(PACKAGE / "early_binding.py"))
@@ -164,61 +161,49 @@ async def run(machine: Machine, code: str) -> tuple[str, str, list[object], Exec
 
 async def check_replaced(host: KernelHost, replace: str, restore: str) -> None:
     """Runs a program that leaves something replaced, and three more while it is."""
-    with tempfile.TemporaryDirectory() as directory:
-        machine = await host.open("python", make_paths(Path(directory)), Limits(), {})
-        try:
-            await run(machine, PREPARE)
-            stdout, stderr, results, end = await run(
-                machine, f"{replace}\nhonest_print('out')\nhonest_print('err', file=sys.stderr)\n42"
-            )
-            assert (stdout, stderr, results, end.exit_code) == ("out\n", "err\n", ["42"], 0)
-            stdout, stderr, _, end = await run(machine, "honest_print('whole')")
-            assert (stdout, stderr, end.exit_code) == ("whole\n", "", 0)
-            stdout, stderr, _, end = await run(machine, "def f():\n    1 / 0\nf()")
-            assert stderr.splitlines()[-1] == "ZeroDivisionError: division by zero"
-            assert "    1 / 0" in stderr.splitlines()
-            assert (stdout, end.exit_code) == ("", 1)
-            stdout, stderr, _, end = await run(machine, f"{restore}\nhonest_print(callers)")
-            assert end.exit_code == 0, stderr
-            callers = ast.literal_eval(stdout)
-            seen = [name for name in callers if any(part in name for part in KERNEL_PARTS)]
-            assert not seen
-        finally:
-            await machine.aclose()
+    async with open_machine(host) as machine:
+        await run(machine, PREPARE)
+        stdout, stderr, results, end = await run(
+            machine, f"{replace}\nhonest_print('out')\nhonest_print('err', file=sys.stderr)\n42"
+        )
+        assert (stdout, stderr, results, end.exit_code) == ("out\n", "err\n", ["42"], 0)
+        stdout, stderr, _, end = await run(machine, "honest_print('whole')")
+        assert (stdout, stderr, end.exit_code) == ("whole\n", "", 0)
+        stdout, stderr, _, end = await run(machine, "def f():\n    1 / 0\nf()")
+        assert stderr.splitlines()[-1] == "ZeroDivisionError: division by zero"
+        assert "    1 / 0" in stderr.splitlines()
+        assert (stdout, end.exit_code) == ("", 1)
+        stdout, stderr, _, end = await run(machine, f"{restore}\nhonest_print(callers)")
+        assert end.exit_code == 0, stderr
+        callers = ast.literal_eval(stdout)
+        seen = [name for name in callers if any(part in name for part in KERNEL_PARTS)]
+        assert not seen
 
 
 @pytest.mark.parametrize("kind", ["returns None", "raises"])
 @pytest.mark.parametrize(
     "target",
-    [*MODULE_TARGETS, *LOOP_TARGETS],
+    [
+        *MODULE_TARGETS,
+        *LOOP_TARGETS,
+        *(pytest.param(target, marks=pytest.mark.long) for target in BUILTIN_TARGETS),
+    ],
 )
-def test_replaced(io_loop: IOLoop, host: KernelHost, target: str, kind: str) -> None:
+async def test_replaced(host: KernelHost, target: str, kind: str) -> None:
     """A function that is replaced for good changes nothing of later runs, nor is it called."""
     owner, _, name = target.rpartition(".")
     replace = f"saved = {target}\nhonest_setattr({owner}, '{name}', make('{kind}'))"
-    restore = f"honest_setattr({owner}, '{name}', saved)"
-    io_loop.run_sync(lambda: check_replaced(host, replace, restore))
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("kind", ["returns None", "raises"])
-@pytest.mark.parametrize("target", BUILTIN_TARGETS)
-def test_replaced_builtins(io_loop: IOLoop, host: KernelHost, target: str, kind: str) -> None:
-    """The same for names that every function knows."""
-    name = target.removeprefix("builtins.")
-    replace = f"saved = {target}\nhonest_setattr(builtins, '{name}', make('{kind}'))"
-    restore = f"honest_setattr(builtins, '{name}', saved)"
-    io_loop.run_sync(lambda: check_replaced(host, replace, restore))
+    await check_replaced(host, replace, f"honest_setattr({owner}, '{name}', saved)")
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_settings_left_behind(io_loop: IOLoop, host: KernelHost, name: str) -> None:
+async def test_settings_left_behind(host: KernelHost, name: str) -> None:
     """Tracing, profiling and odd limits that a program leaves behind do the kernel no harm."""
     restore = "sys.settrace(None); sys.setprofile(None); sys.setrecursionlimit(1000)"
-    io_loop.run_sync(lambda: check_replaced(host, SETTINGS[name], restore))
+    await check_replaced(host, SETTINGS[name], restore)
 
 
-def test_builtins_are_the_programs_own(io_loop: IOLoop, host: KernelHost) -> None:
+async def test_builtins_are_the_programs_own(host: KernelHost) -> None:
     """The program's own builtins are the real ones, and what it adds to them is there."""
     code = (
         "import builtins, sys\n"
@@ -227,32 +212,15 @@ def test_builtins_are_the_programs_own(io_loop: IOLoop, host: KernelHost) -> Non
         "class A: value = added\nprint(A.value)\nexec('print(added)')\n"
         "exec('print(added)', {})\nbuiltins.len = lambda _: 7\nprint(len(''))"
     )
-
-    async def check() -> None:
-        with tempfile.TemporaryDirectory() as directory:
-            machine = await host.open("python", make_paths(Path(directory)), Limits(), {})
-            try:
-                stdout, stderr, _, _ = await run(machine, code)
-                assert (stdout, stderr) == ("True False\n5 5 [5]\n5\n5\n5\n7\n", "")
-            finally:
-                await machine.aclose()
-
-    io_loop.run_sync(check)
+    async with open_machine(host) as machine:
+        stdout, stderr, _, _ = await run(machine, code)
+        assert (stdout, stderr) == ("True False\n5 5 [5]\n5\n5\n5\n7\n", "")
 
 
 @pytest.mark.parametrize("name", ["settrace", "setprofile"])
-def test_tracing_comes_off(io_loop: IOLoop, host: KernelHost, name: str) -> None:
+async def test_tracing_comes_off(host: KernelHost, name: str) -> None:
     """A trace function that a program leaves behind sees nothing of later runs."""
-
-    async def check() -> None:
-        with tempfile.TemporaryDirectory() as directory:
-            machine = await host.open("python", make_paths(Path(directory)), Limits(), {})
-            try:
-                set_trace = f"def f(*a): seen[0] += 1\nimport sys; seen = [0]; sys.{name}(f)"
-                await run(machine, set_trace)
-                first, *_ = await run(machine, "print(seen)")
-                assert await run(machine, "print(seen)") == (first, "", [], ExecutionEnd(0))
-            finally:
-                await machine.aclose()
-
-    io_loop.run_sync(check)
+    async with open_machine(host) as machine:
+        await run(machine, f"def f(*a): seen[0] += 1\nimport sys; seen = [0]; sys.{name}(f)")
+        first, *_ = await run(machine, "print(seen)")
+        assert await run(machine, "print(seen)") == (first, "", [], ExecutionEnd(0))

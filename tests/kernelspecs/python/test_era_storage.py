@@ -26,16 +26,12 @@ import pytest
 
 from era_kernels.kernels.kernelspecs import builtin_dir
 from era_kernels.models import StorageScope
-from tests.kernelspecs.python.sdk_server import MAX_BODY, SdkServer, run_sdk_server
+from tests.kernelspecs.python.sdk_server import MAX_BODY, SdkServer, server
+
+__all__ = ["server"]
 
 SDK = builtin_dir() / "python" / "sdk"
 VARIABLES = ("ERA_STORAGE_URL", "ERA_STORAGE_TOKEN", "ERA_API_TOKEN")
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SdkServer]:
-    with run_sdk_server(tmp_path_factory.mktemp("sdk")) as server:
-        yield server
 
 
 @pytest.fixture(params=["tcp", "unix"])
@@ -47,11 +43,7 @@ def sdk(
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv(VARIABLES[0], getattr(server, f"{request.param}_url"))
     monkeypatch.syspath_prepend(str(SDK))
-    server.memory.calls.clear()
-    server.memory.headers.clear()
-    server.memory.values.clear()
-    server.memory.objects.clear()
-    server.scope = StorageScope("all")
+    server.clear()
     yield imported()
     for name in [name for name in sys.modules if name.partition(".")[0] == "era_storage"]:
         del sys.modules[name]

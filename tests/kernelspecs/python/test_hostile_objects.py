@@ -7,15 +7,14 @@ import asyncio
 import subprocess
 import sys
 import tempfile
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from tornado.ioloop import IOLoop
 
 from era_kernels.kernels.machine import KernelHost, Machine
-from era_kernels.models import ExecutionEnd, KernelRequest, Limits, Output, Stdout
-from tests.kernels.conftest import make_paths
+from era_kernels.models import ExecutionEnd, KernelRequest, Output, Stdout
+from tests.kernelspecs.python.conftest import open_machine
 from tests.kernelspecs.python.hostile_programs import (
     NEXT_PROGRAM,
     HostileProgram,
@@ -69,26 +68,22 @@ def ends_in_plain_python(program: HostileProgram) -> bool:
 
 async def check(host: KernelHost, program: HostileProgram) -> None:
     """Runs the program on a new machine, and the next one after it."""
-    with tempfile.TemporaryDirectory() as directory:
-        machine = await host.open("python", make_paths(Path(directory)), Limits(), {})
-        try:
-            _, end = await run(machine, program.source)
-            assert type(end.exit_code) is int, program
-            if end.timed_out:
-                assert not ends_in_plain_python(program), f"not answered: {program!r}"
-            if end.state == "lost":
-                assert end.exit_code in CRASHES, f"ended with {end.exit_code}: {program!r}"
-                return
-            if program.acts_later:
-                await asyncio.sleep(LATER)
-            text, end = await run(machine, NEXT_PROGRAM)
-            assert not end.timed_out, f"the next run was not answered: {program!r}"
-            crashed_later = program.acts_later and end.exit_code in CRASHES
-            if program.is_lasting or crashed_later:
-                return
-            assert (text, end.exit_code) == ("whole\n", 0), f"the next run failed: {program!r}"
-        finally:
-            await machine.aclose()
+    async with open_machine(host) as machine:
+        _, end = await run(machine, program.source)
+        assert type(end.exit_code) is int, program
+        if end.timed_out:
+            assert not ends_in_plain_python(program), f"not answered: {program!r}"
+        if end.state == "lost":
+            assert end.exit_code in CRASHES, f"ended with {end.exit_code}: {program!r}"
+            return
+        if program.acts_later:
+            await asyncio.sleep(LATER)
+        text, end = await run(machine, NEXT_PROGRAM)
+        assert not end.timed_out, f"the next run was not answered: {program!r}"
+        crashed_later = program.acts_later and end.exit_code in CRASHES
+        if program.is_lasting or crashed_later:
+            return
+        assert (text, end.exit_code) == ("whole\n", 0), f"the next run failed: {program!r}"
 
 
 @few

@@ -153,13 +153,14 @@ def test_is_complete(shared: JupyterKernel, code: str, expected: dict[str, str])
     assert shared.request("is_complete_request", {"code": code}).content == expected
 
 
-def test_is_complete_unknown(jupyter_kernel: JupyterKernel) -> None:
+def test_is_complete_unknown(shared: JupyterKernel) -> None:
     """Where a transformer of the user's fails, nobody knows."""
-    jupyter_kernel.run(
+    shared.run(
         "def bad(lines): raise ValueError\nget_ipython().input_transformers_cleanup.append(bad)"
     )
-    reply = jupyter_kernel.request("is_complete_request", {"code": "x"})
+    reply = shared.request("is_complete_request", {"code": "x"})
     assert reply.content == {"status": "unknown"}
+    shared.run("_ = get_ipython().input_transformers_cleanup.pop()")
 
 
 def test_looking_at_hostile_objects(shared: JupyterKernel) -> None:
@@ -178,25 +179,23 @@ def test_looking_at_hostile_objects(shared: JupyterKernel) -> None:
     assert complete(shared, "impor")["matches"] == ["import"]
 
 
-def test_an_endless_look_is_interrupted(jupyter_kernel: JupyterKernel) -> None:
+def test_an_endless_look_is_interrupted(shared: JupyterKernel) -> None:
     """A completion that never ends can be interrupted, like a run."""
-    jupyter_kernel.run(
+    shared.run(
         "class Endless:\n    def __dir__(self):\n        while True: pass\n"
         "%config IPCompleter.use_jedi = False\nendless = Endless()"
     )
-    request_id = jupyter_kernel.send(
-        "shell", "complete_request", {"code": "endless.", "cursor_pos": 8}
-    )
+    request_id = shared.send("shell", "complete_request", {"code": "endless.", "cursor_pos": 8})
     for _ in range(TIMEOUT):
         time.sleep(0.5)
-        jupyter_kernel.request("interrupt_request", {}, channel="control")
+        shared.request("interrupt_request", {}, channel="control")
         try:
-            reply = jupyter_kernel.client.get_shell_msg(timeout=0.5)
+            reply = shared.client.get_shell_msg(timeout=0.5)
         except Empty:
             continue
         assert reply["parent_header"]["msg_id"] == request_id
         break
-    assert jupyter_kernel.run("1")[0].content["status"] == "ok"
+    assert shared.run("1")[0].content["status"] == "ok"
 
 
 # ---------------------------------------------------------------- history
@@ -251,9 +250,9 @@ def test_history_is_bounded(jupyter_kernel: JupyterKernel) -> None:
 # ---------------------------------------------------------------- comms
 
 
-def test_comms(jupyter_kernel: JupyterKernel) -> None:
+def test_comms(shared: JupyterKernel) -> None:
     """A comm is opened, written to and closed from both sides; its callbacks print and fail."""
-    jupyter_kernel.run(
+    shared.run(
         "from ipykernel.comm import CommManager\n"
         "def on_open(comm, message):\n"
         "    print('opened', message['content']['data'])\n"
@@ -268,21 +267,21 @@ def test_comms(jupyter_kernel: JupyterKernel) -> None:
         "get_ipython().kernel.comm_manager.register_target('ours', on_open)"
     )
     content = {"comm_id": "c", "target_name": "ours", "data": {"n": 1}}
-    published = request_all(jupyter_kernel, "comm_open", content)
+    published = request_all(shared, "comm_open", content)
     assert texts(published, "stdout") == "opened {'n': 1}\n"
-    comms = jupyter_kernel.request("comm_info_request", {}).content["comms"]
+    comms = shared.request("comm_info_request", {}).content["comms"]
     assert comms == {"c": {"target_name": "ours"}}
     content = {"comm_id": "c", "data": {"n": 2}}
-    published = request_all(jupyter_kernel, "comm_msg", content)
+    published = request_all(shared, "comm_msg", content)
     assert texts(published, "stdout") == "got {'n': 2}\n"
     assert only(published, "comm_msg") == {"comm_id": "c", "data": {"echo": {"n": 2}}}
-    published = request_all(jupyter_kernel, "comm_msg", {"comm_id": "c", "data": {"fail": True}})
+    published = request_all(shared, "comm_msg", {"comm_id": "c", "data": {"fail": True}})
     assert "ZeroDivisionError" in texts(published, "stderr")
-    request_all(jupyter_kernel, "comm_msg", {"comm_id": "c", "data": {"fail": "exit"}})
-    published = request_all(jupyter_kernel, "comm_close", {"comm_id": "c", "data": {}})
+    request_all(shared, "comm_msg", {"comm_id": "c", "data": {"fail": "exit"}})
+    published = request_all(shared, "comm_close", {"comm_id": "c", "data": {}})
     assert texts(published, "stdout") == "closed\n"
-    assert jupyter_kernel.request("comm_info_request", {}).content["comms"] == {}
-    _, published = jupyter_kernel.run(
+    assert shared.request("comm_info_request", {}).content["comms"] == {}
+    _, published = shared.run(
         "from comm import create_comm\ncomm = create_comm('theirs', data={'a': 1})\ncomm.close()"
     )
     assert kinds(published) == ["execute_input", "comm_open", "comm_close"]
@@ -370,12 +369,13 @@ def test_errors(shared: JupyterKernel, code: str, name: str, value: str) -> None
     assert not any("\x1b" in line or "era_kernel" in line for line in error["traceback"])
 
 
-def test_error_beside_a_hook(jupyter_kernel: JupyterKernel) -> None:
+def test_error_beside_a_hook(shared: JupyterKernel) -> None:
     """A hook of the program's prints what it likes; the client is told of the error, too."""
-    jupyter_kernel.run("import sys\nsys.excepthook = lambda *args: print('hooked')")
-    _, published = jupyter_kernel.run("1 / 0")
+    shared.run("import sys\nsys.excepthook = lambda *args: print('hooked')")
+    _, published = shared.run("1 / 0")
     assert texts(published, "stdout") == "hooked\n"
     assert only(published, "error")["ename"] == "ZeroDivisionError"
+    shared.run("sys.excepthook = sys.__excepthook__")
 
 
 # ---------------------------------------------------------------- input
@@ -518,14 +518,12 @@ def started_with(directory: Path, **changes: Any) -> Iterator[JupyterKernel]:
     "changes",
     [
         {"key": ""},
-        {"key": None},
-        {"signature_scheme": None},
-        {"transport": None, "ip": None},
-        {"kernel_name": None, "jupyter_session": None},
-        {"key": "secret"},
+        dict.fromkeys(
+            ("key", "signature_scheme", "transport", "ip", "kernel_name", "jupyter_session")
+        ),
+        {"key": "secret", "stdin_port": None},
         {"key": "secret", "signature_scheme": None},
         {"key": "secret", "signature_scheme": "hmac-sha512"},
-        {"stdin_port": None},
     ],
     ids=str,
 )

@@ -23,14 +23,15 @@ from era_kernels.models import (
 )
 from tests.kernels.conftest import make_paths
 from tests.kernels.test_machine import run
-from tests.kernelspecs.python.programs import PROGRAMS
+from tests.kernelspecs.python.programs import ENDINGS, PROGRAMS
 from tests.kernelspecs.python.programs_descriptors import DESCRIPTORS
-from tests.kernelspecs.python.programs_endings import ENDINGS
 from tests.kernelspecs.python.programs_forks import FORKS
 from tests.kernelspecs.python.programs_frames import FRAMES
 from tests.kernelspecs.python.programs_source import SOURCE_PROGRAMS
 
 ALL_PROGRAMS = PROGRAMS | ENDINGS | FORKS | DESCRIPTORS | FRAMES | SOURCE_PROGRAMS
+# Programs that end their process, and the kernel with it.
+LAST = {"exec", "exec in PATH", "exec with an environment", "exec large", "_exit", "exit of C"}
 ProgramResult = tuple[str, str, int]
 
 
@@ -54,8 +55,10 @@ def run_plain(directory: Path, program: str) -> ProgramResult:
     return stdout, stderr.replace("main.py:", "<cell 1>:"), code
 
 
-async def run_in_session(host: KernelHost, directory: Path, program: str) -> ProgramResult:
-    """Returns the same of a run on a kernel."""
+async def run_in_session(
+    host: KernelHost, directory: Path, program: str
+) -> tuple[ProgramResult, ExecutionEnd]:
+    """Returns the same of a run on a kernel, and its end."""
     machine = await host.open("python", make_paths(directory), Limits(), {})
     late: list[Output] = []
     machine.kernel.on_late_output = late.extend
@@ -73,7 +76,7 @@ async def run_in_session(host: KernelHost, directory: Path, program: str) -> Pro
     assert isinstance(finished, ExecutionEnd)
     stdout = "".join(item.content for item in items if isinstance(item, Stdout))
     stderr = "".join(item.content for item in items if isinstance(item, Stderr))
-    return stdout, stderr, finished.exit_code
+    return (stdout, stderr, finished.exit_code), finished
 
 
 def without_addresses(ending: ProgramResult) -> ProgramResult:
@@ -83,10 +86,11 @@ def without_addresses(ending: ProgramResult) -> ProgramResult:
 
 @pytest.mark.parametrize("name", ALL_PROGRAMS)
 async def test_program(host: KernelHost, tmp_path: Path, name: str) -> None:
-    """Output, errors and exit code are those of the plain interpreter, to the last byte."""
+    """Output, errors and exit code are those of the plain interpreter; the state is kept."""
     expected = run_plain(tmp_path, ALL_PROGRAMS[name])
-    found = await run_in_session(host, tmp_path / "place", ALL_PROGRAMS[name])
+    found, end = await run_in_session(host, tmp_path / "place", ALL_PROGRAMS[name])
     assert without_addresses(found) == without_addresses(expected)
+    assert end.state == ("lost" if name in LAST else "preserved")
 
 
 @pytest.mark.parametrize("program", DESCRIPTORS.values(), ids=list(DESCRIPTORS))

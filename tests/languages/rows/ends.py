@@ -62,25 +62,25 @@ def check_timeout(session: SessionClient, program: str, hello: str) -> None:
     check(after, stdout="hello\n", started_from=started_from)
 
 
-@row()
+@row(leaves_nothing=True)
 def timeout_of_a_sleep(session: SessionClient, sleep: str, hello: str) -> None:
     """A sleep past its timeout ends with 124, and the session is usable within seconds."""
     check_timeout(session, sleep, hello)
 
 
-@row()
+@row(leaves_nothing=True)
 def timeout_of_a_loop(session: SessionClient, busy_loop: str, hello: str) -> None:
     """The same holds for a loop that only computes."""
     check_timeout(session, busy_loop, hello)
 
 
-@row()
+@row(leaves_nothing=True)
 def timeout_of_a_pending_await(session: SessionClient, pending_await: str, hello: str) -> None:
     """The same holds for a program that waits for what never comes."""
     check_timeout(session, pending_await, hello)
 
 
-@row()
+@row(leaves_nothing=True)
 def timeout_of_native_code(session: SessionClient, c_call: str, hello: str) -> None:
     """The same holds for native code that looks at no signal."""
     check_timeout(session, c_call, hello)
@@ -88,24 +88,25 @@ def timeout_of_native_code(session: SessionClient, c_call: str, hello: str) -> N
 
 def check_death(session: SessionClient, program: str, hello: str, code: int, cause: str) -> None:
     """Runs a program that ends its kernel; the next run must get a new one."""
-    session.run(hello)
+    generation = session.run(hello)["kernel_generation"]
     check(session.run(program), exit_code=code, state="lost", cause=cause)
-    check(session.run(hello), stdout="hello\n", started_from="fresh", kernel_generation=2)
+    after = session.run(hello)
+    check(after, stdout="hello\n", started_from="fresh", kernel_generation=generation + 1)
 
 
-@row()
+@row(leaves_nothing=True)
 def killed(session: SessionClient, kill_self: str, hello: str) -> None:
     """A kernel that is killed in a run is told with 137 and the cause, and the next run works."""
     check_death(session, kill_self, hello, 137, "signal 9 (SIGKILL)")
 
 
-@row()
+@row(leaves_nothing=True)
 def segfault(session: SessionClient, segfault: str, hello: str) -> None:
     """A kernel that crashes in a run is told with 139 and the cause, and the next run works."""
     check_death(session, segfault, hello, 139, "signal 11 (SIGSEGV)")
 
 
-@row()
+@row(leaves_nothing=True)
 def out_of_memory(session: SessionClient, take_memory: str, memory_mb: int, hello: str) -> None:
     """A program that takes too much memory fails and is told why, and the next run works."""
     small = open_sibling(session, limits={"memory_mb": memory_mb})

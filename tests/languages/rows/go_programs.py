@@ -138,14 +138,17 @@ program_row(
     ("fmt.Println(n, text, list, ages, at.Sum(), double(n))", "5 five [1 2 5] map[a:1] 8 10\n"),
     ("func Last[T any](all []T) T { return all[len(all)-1] }", ""),
     ("fmt.Println(Last(list), Last([]string{text}))", "5 five\n"),
+    leaves_nothing=False,  # each fragment of the session would be compiled with all of this
 )
 program_row(
     "go_redefinitions",
     "A function, a type and a variable can be defined anew; an error leaves what was there.",
     GO,
-    ("type Shape struct{ Size int }\nfunc told() string { return `first` }\nvalue := 1", ""),
+    ('import "fmt"\ntype Shape struct{ Size int }', ""),
+    ("func told() string { return `first` }\nvalue := 1", ""),
     ("type Shape struct{ Name string }\nfunc told() string { return `second` }", ""),
     ("value := `text`\nfmt.Println(told(), value, Shape{`x`})", "second text {x}\n"),
     ("value = `lost`\nfmt.Println(nothing)", "", 1),
     ("fmt.Println(value)", "text\n"),
+    leaves_nothing=False,
 )

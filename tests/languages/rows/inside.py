@@ -33,7 +33,7 @@ def interrupt(session: SessionClient, write_file: str, sleep: str, hello: str) -
     check(session.run(hello), stdout="hello\n", started_from="live", kernel_generation=1)
 
 
-@row("input")
+@row("input", leaves_nothing=True)
 def answered_input(session: SessionClient, ask: str) -> None:
     """A program that asks for input gets what is answered while its stream is followed."""
     with session.open_stream(ask) as events:

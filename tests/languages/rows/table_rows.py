@@ -24,7 +24,7 @@ class Row:
     needs: tuple[str, ...]  # fields of KernelPrograms
     try_it: Callable[..., None]
     languages: tuple[str, ...] | None  # that it concerns; None: all
-    leaves_nothing: bool  # it may be tried in a session with others of the kind, in any order
+    leaves_nothing: bool  # that others of the kind notice, in one session and in any order
     is_long: bool = False  # it belongs to the tests that take long
 
     def run(self, session: SessionClient, programs: KernelPrograms) -> None:
@@ -64,8 +64,9 @@ def program_row(
     shows: str,
     languages: tuple[str, ...],
     *steps: tuple[str, str] | tuple[str, str, int],
+    leaves_nothing: bool = True,
 ) -> None:
-    """Adds a row that runs programs one after the other in a session with others.
+    """Adds a row that runs programs one after the other, in a session with others if it can.
 
     A step is a program, what it prints to stdout, and its exit code where that is not 0.
     """
@@ -77,7 +78,7 @@ def program_row(
             check(answer, stdout=stdout, exit_code=expected_code)
             assert bool(answer["stderr"]) <= (expected_code == 1), answer
 
-    ROWS[name] = Row(name, None, shows, (), try_it, languages, leaves_nothing=True)
+    ROWS[name] = Row(name, None, shows, (), try_it, languages, leaves_nothing)
 
 
 def check(answer: dict, **expected: object) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
-
 from tests.languages.storage_programs.typescript import PROGRAMS as TYPESCRIPT
 
 CHANGES = {
@@ -14,21 +12,4 @@ CHANGES = {
     'require("crypto").createHash': "createHash",
     "process.env.ARGUMENTS": 'Deno.env.get("ARGUMENTS")!',
 }
-
-
-def _of_deno(program: str) -> str:
-    for old, new in CHANGES.items():
-        program = program.replace(old, new)
-    return program
-
-
-PROGRAMS = replace(
-    TYPESCRIPT,
-    **{
-        one.name: _of_deno(getattr(TYPESCRIPT, one.name))
-        for one in fields(TYPESCRIPT)
-        if one.name not in ("column", "language", "kernel")
-    },
-    column="deno",
-    language="deno",
-)
+PROGRAMS = TYPESCRIPT.translated("deno", CHANGES)

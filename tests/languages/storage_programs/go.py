@@ -74,10 +74,12 @@ PROGRAMS = StoragePrograms(
     language="go",
     kv_set=shows("check(storage.KV.Set(text(0), text(1), text(2), metadata(3)))", "true"),
     kv_get=shows(
-        "var shown any",
-        "value, found, err := storage.KV.Get(text(0), text(1))",
+        "shown := []any{}",
+        "for _, key := range a[1].([]any) {",
+        "value, found, err := storage.KV.Get(text(0), key.(string))",
         "check(err)",
-        "if found { shown = value }",
+        "if found { shown = append(shown, value) } else { shown = append(shown, nil) }",
+        "}",
         "shown",
     ),
     kv_list=shows(
@@ -105,10 +107,12 @@ PROGRAMS = StoragePrograms(
         "true",
     ),
     r2_get=shows(
-        "var shown any",
-        "content, found, err := storage.R2.Get(text(0), text(1))",
+        "shown := []any{}",
+        "for _, key := range a[1].([]any) {",
+        "content, found, err := storage.R2.Get(text(0), key.(string))",
         "check(err)",
-        "if found { shown = sum(content) }",
+        "if found { shown = append(shown, sum(content)) } else { shown = append(shown, nil) }",
+        "}",
         "shown",
     ),
     r2_list=shows(

@@ -18,7 +18,11 @@ PROGRAMS = StoragePrograms(
     column="node",
     language="node",
     kv_set=shows("await kv.set(a[0], a[1], a[2], a[3])"),
-    kv_get=shows("await kv.get(a[0], a[1])"),
+    kv_get=(
+        f"{BEGIN}const found = [];\n"
+        "for (const key of a[1]) found.push(await kv.get(a[0], key));\n"
+        "console.log(JSON.stringify(found))"
+    ),
     kv_list=shows("(await kv.list(a[0], a[1], a[2])).map((one) => [one.name, one.metadata])"),
     kv_delete=shows("await kv.delete(a[0], a[1])"),
     d1_exec=shows(
@@ -33,8 +37,9 @@ PROGRAMS = StoragePrograms(
         "console.log(JSON.stringify(await r2.put(a[0], a[1], pieces(), a[4])))"
     ),
     r2_get=(
-        f"{BEGIN}const found = await r2.get(a[0], a[1]);\n"
-        "console.log(JSON.stringify(found && sha256(found)))"
+        f"{BEGIN}const found = [];\n"
+        "for (const key of a[1]) found.push(await r2.get(a[0], key));\n"
+        "console.log(JSON.stringify(found.map((one) => one && sha256(one))))"
     ),
     r2_list=shows("(await r2.list(a[0])).map((one) => [one.key, one.size])"),
     r2_delete=shows("await r2.delete(a[0], a[1])"),

@@ -19,14 +19,15 @@ PROGRAMS = StoragePrograms(
     column="python",
     language="python",
     kv_set=shows("kv.set(a[0], a[1], a[2], a[3])"),
-    kv_get=shows("kv.get(a[0], a[1])"),
+    kv_get=shows("[kv.get(a[0], key) for key in a[1]]"),
     kv_list=shows("[[one['name'], one['metadata']] for one in kv.list(a[0], a[1], a[2])]"),
     kv_delete=shows("kv.delete(a[0], a[1])"),
     d1_exec=shows("d1.exec(a[0], a[1], [a[2], bytes.fromhex(a[3]), int(a[4])])['meta']['changes']"),
     d1_query=shows("[[one['t'], one['b'].hex(), str(one['i'])] for one in d1.query(a[0], a[1])]"),
     r2_put=shows("r2.put(a[0], a[1], bytes.fromhex(a[2]) * a[3], a[4])"),
     r2_get=shows(
-        "None if (found := r2.get(a[0], a[1])) is None else hashlib.sha256(found).hexdigest()"
+        "[None if found is None else hashlib.sha256(found).hexdigest()"
+        " for found in (r2.get(a[0], key) for key in a[1])]"
     ),
     r2_list=shows("[[one['key'], one['size']] for one in r2.list(a[0])]"),
     r2_delete=shows("r2.delete(a[0], a[1])"),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
-
 from tests.languages.storage_programs.node import PROGRAMS as NODE
 
 CHANGES = {
@@ -11,25 +9,10 @@ CHANGES = {
         'import { kv, d1, r2, StorageError } from "era_storage"'
     ),
     "(bytes) =>": "(bytes: Uint8Array): string =>",
+    "(one) => one &&": "(one: Uint8Array | null) => one &&",
     "const a =": "const a: any[] =",
     "(error) =>": "(error: StorageError) =>",
+    "const found =": "const found: any[] =",
     "function* pieces()": "function* pieces(): AsyncGenerator<Uint8Array>",
 }
-
-
-def _typed(program: str) -> str:
-    for untyped, typed in CHANGES.items():
-        program = program.replace(untyped, typed)
-    return program
-
-
-PROGRAMS = replace(
-    NODE,
-    **{
-        one.name: _typed(getattr(NODE, one.name))
-        for one in fields(NODE)
-        if one.name not in ("column", "language", "kernel")
-    },
-    column="typescript",
-    language="typescript",
-)
+PROGRAMS = NODE.translated("typescript", CHANGES)
