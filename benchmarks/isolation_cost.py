@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+from era_kernels.kernels.kernel_host import KernelHost
 from era_kernels.kernels.languages import Languages
-from era_kernels.kernels.machine import KernelHost, Machine
+from era_kernels.kernels.machine import Machine
 from era_kernels.models import KernelRequest, Limits, SessionPaths
 from era_kernels.sandbox.server.sandboxes import Sandboxes
 from era_kernels.sandbox.server.tiers import IsolationPolicy

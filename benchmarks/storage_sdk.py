@@ -19,8 +19,9 @@ from typing import Any
 
 from benchmarks.table import Row, ms
 from era_kernels.errors import StartError
+from era_kernels.kernels.kernel_host import KernelHost
 from era_kernels.kernels.languages import Languages
-from era_kernels.kernels.machine import KernelHost, ServeStorage
+from era_kernels.kernels.machine import ServeStorage
 from era_kernels.models import Limits, SessionPaths
 from era_kernels.sandbox.server.sandboxes import Sandboxes
 from era_kernels.sandbox.server.tiers import IsolationPolicy

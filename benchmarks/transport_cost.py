@@ -15,9 +15,10 @@ from statistics import median
 from typing import Literal
 
 from benchmarks.table import Row, ms
+from era_kernels.kernels.kernel_host import KernelHost
 from era_kernels.kernels.kernelspecs import builtin_dir
 from era_kernels.kernels.languages import Languages
-from era_kernels.kernels.machine import KernelHost, Machine
+from era_kernels.kernels.machine import Machine
 from era_kernels.models import KernelRequest, Limits, SessionPaths
 from era_kernels.sandbox.server.process_command import Command
 from era_kernels.sandbox.server.sandbox import Sandbox

@@ -15,11 +15,11 @@ from tornado.web import Application
 from era_kernels.concurrency.memory_in_work import MemoryInWork
 from era_kernels.egress.addresses import AddressPolicy
 from era_kernels.egress.connector import Connector
-from era_kernels.egress.outbound import HostNetwork
+from era_kernels.egress.host_network import HostNetwork
 from era_kernels.egress.proxy import EgressProxy
 from era_kernels.egress.resolver import Resolver
+from era_kernels.kernels.kernel_host import KernelHost
 from era_kernels.kernels.languages import Languages
-from era_kernels.kernels.machine import KernelHost
 from era_kernels.limits_from_settings import service_limits, session_limits
 from era_kernels.models import UNSANDBOXED_TIER, Isolation
 from era_kernels.sandbox.linux.heap import HeapTrimmer

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from era_kernels.egress.outbound import HostNetwork
+from era_kernels.egress.host_network import HostNetwork
 from era_kernels.errors import StartError, WeakTier3Refused
 from era_kernels.kernels.kernelspecs import NO_TCP, OPEN_SOCKETS, Kernelspec
 from era_kernels.kernels.languages import Languages

@@ -16,7 +16,7 @@ from era_kernels import json_incremental
 from era_kernels.concurrency.cooperative import Stepwise, run_cooperatively, run_in_slices
 from era_kernels.errors import InvalidJson, InvalidRequest, TooLarge
 from era_kernels.json_incremental import LARGE_BYTES, iterparse_strictly
-from era_kernels.json_incremental.strict import (
+from era_kernels.json_incremental.strict_parsing import (
     lone_surrogate,
     malformed,
     no_utf8,

@@ -28,7 +28,7 @@ from typing import Literal
 from era_kernels.errors import EraError, KernelStartFailed
 from era_kernels.kernels.kernelspecs import NO_MINIMUMS, Kernelspec
 from era_kernels.kernels.languages import Languages
-from era_kernels.kernels.machine_services import DEFAULT_PERMISSIONS, Permissions
+from era_kernels.kernels.services_in_machine import DEFAULT_PERMISSIONS, Permissions
 from era_kernels.models import (
     EndReason,
     ExecutionEnd,

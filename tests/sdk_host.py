@@ -12,9 +12,10 @@ import pytest
 from tornado.ioloop import IOLoop
 
 from era_kernels.errors import StartError
+from era_kernels.kernels.kernel_host import KernelHost
 from era_kernels.kernels.languages import Languages
-from era_kernels.kernels.machine import KernelHost, Machine
-from era_kernels.kernels.machine_services import Permissions
+from era_kernels.kernels.machine import Machine
+from era_kernels.kernels.services_in_machine import Permissions
 from era_kernels.models import (
     ALL_STORAGE,
     UNSANDBOXED_TIER,

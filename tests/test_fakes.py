@@ -9,7 +9,8 @@ from contextlib import aclosing
 from pathlib import Path
 
 from era_kernels.kernels.kernel import Kernel
-from era_kernels.kernels.machine import KernelHost, Machine
+from era_kernels.kernels.kernel_host import KernelHost
+from era_kernels.kernels.machine import Machine
 from era_kernels.models import (
     EndReason,
     ExecutionEnd,

@@ -16,7 +16,7 @@ from era_kernels import json_incremental
 from era_kernels.json_incremental import (
     CHUNK_CHARS,
     LONG_TEXT_BYTES,
-    LongText,
+    Utf8Text,
     estimate_size,
     iterencode,
     iterparse,
@@ -249,7 +249,7 @@ def test_long_texts_are_kept_as_utf_8(text: str, ascii_only: bool) -> None:
     valid = text.replace("\ud800", "\ufffd" if ascii_only else "?")
     parsed = read(data)
     [found] = parsed["a"]
-    assert isinstance(found, LongText)
+    assert isinstance(found, Utf8Text)
     assert found == valid
     assert len(found) == len(valid.encode())
     written = b"".join(iterencode(parsed))

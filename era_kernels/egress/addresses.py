@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Callable, Sequence
 
-from era_kernels.egress.routes import IPAddress, leads_to_others
+from era_kernels.egress.local_destinations import IPAddress, leads_to_others
 
 IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 

@@ -7,8 +7,8 @@ import socket
 from enum import StrEnum
 
 from era_kernels.egress.addresses import AddressPolicy
+from era_kernels.egress.local_destinations import IPAddress
 from era_kernels.egress.resolver import Resolver
-from era_kernels.egress.routes import IPAddress
 
 CONNECT_TIMEOUT = 10.0  # seconds for each address
 TOTAL_TIMEOUT = 30.0  # seconds until a host is found and connected

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 
-from era_kernels.egress.routes import IPAddress
+from era_kernels.egress.local_destinations import IPAddress
 
 MAX_LOOKUPS = 32  # of all sessions together
 MAX_ADDRESSES = 8  # of a name that are tried

@@ -18,7 +18,7 @@ from era_kernels.install.files import remove_tree, sync_file_system, write_durab
 from era_kernels.install.part_runner import PartRunner
 from era_kernels.install.processes import CommandRunner
 from era_kernels.install.progress import Progress
-from era_kernels.install.tools import find_own_tool, find_system_tool, install_wheel
+from era_kernels.install.tool_sources import find_own_tool, find_system_tool, install_wheel
 from era_kernels.toolchains.layout import (
     INSTALLED_NAME,
     Installed,

@@ -6,7 +6,6 @@ also in a thread: an image of 50 MB or a list of a million items stops the serve
 
 from era_kernels.json_incremental.encoding import iterencode
 from era_kernels.json_incremental.freeing import free_in_steps
-from era_kernels.json_incremental.long_text import LONG_TEXT_BYTES, LongText
 from era_kernels.json_incremental.parsing import JsonBytes, SanitizedDict, iterparse
 from era_kernels.json_incremental.sizes import (
     CHUNK_CHARS,
@@ -14,4 +13,5 @@ from era_kernels.json_incremental.sizes import (
     VALUE_OVERHEAD_BYTES,
     estimate_size,
 )
-from era_kernels.json_incremental.strict import iterparse_strictly
+from era_kernels.json_incremental.strict_parsing import iterparse_strictly
+from era_kernels.json_incremental.utf8_text import LONG_TEXT_BYTES, Utf8Text

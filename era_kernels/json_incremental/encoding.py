@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from era_kernels.json_incremental.long_text import LongText
 from era_kernels.json_incremental.sizes import CHUNK_CHARS, VALUE_OVERHEAD_BYTES, estimate_size
+from era_kernels.json_incremental.utf8_text import Utf8Text
 
 ITEMS_PER_BATCH = 128  # items of an array in a batch
 # The estimated bytes up to which the items of a batch are encoded at once.
@@ -58,7 +58,7 @@ def _texts(value: Any) -> Iterator[str]:
                 yield ","
             yield from _item_texts(value[start : start + ITEMS_PER_BATCH])
         yield "]"
-    elif isinstance(value, LongText):
+    elif isinstance(value, Utf8Text):
         yield '"'
         for text in value.texts():
             yield _encoder.encode(text)[1:-1]

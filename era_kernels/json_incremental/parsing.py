@@ -9,8 +9,8 @@ from typing import Any, NoReturn
 
 from era_kernels.concurrency.cooperative import Stepwise
 from era_kernels.json_incremental.freeing import free_stepwise
-from era_kernels.json_incremental.long_text import LONG_TEXT_BYTES, LongText
 from era_kernels.json_incremental.sizes import CHUNK_CHARS
+from era_kernels.json_incremental.utf8_text import LONG_TEXT_BYTES, Utf8Text
 
 JsonBytes = bytes | bytearray
 
@@ -49,7 +49,7 @@ def iterparse(data: JsonBytes, max_values: int, max_depth: int) -> Stepwise[Any]
     """Parses a JSON text in steps; the objects in the result are of type `SanitizedDict`.
 
     Bytes that are not UTF-8, and halves of surrogate pairs, become U+FFFD; NaN and the infinities
-    become null. A text of LONG_TEXT_BYTES that is no name becomes a `LongText`. Raises ValueError
+    become null. A text of LONG_TEXT_BYTES that is no name becomes a `Utf8Text`. Raises ValueError
     for malformed JSON, more than `max_values` values and more than `max_depth` levels.
     """
     return Parser(data, max_values, max_depth).parse()
@@ -62,7 +62,7 @@ class Parser:
     """
 
     decoder = json.JSONDecoder(parse_constant=lambda _: None)
-    keeps_long_texts = True  # as `LongText`
+    keeps_long_texts = True  # as `Utf8Text`
 
     def __init__(self, data: JsonBytes, max_values: int, max_depth: int) -> None:
         self.data = data
@@ -229,7 +229,7 @@ class Parser:
         self.position += len(batch)
         return True
 
-    def _parse_string(self) -> Stepwise[str | LongText]:
+    def _parse_string(self) -> Stepwise[str | Utf8Text]:
         short = _STRING.match(self.data, self.position)
         if short is not None:
             text = self.decode_text(short[1])
@@ -246,7 +246,7 @@ class Parser:
         self.position += 1
         return "".join(found)
 
-    def _parse_long_string(self, begin: int, found: list[str]) -> Stepwise[str | LongText]:
+    def _parse_long_string(self, begin: int, found: list[str]) -> Stepwise[str | Utf8Text]:
         """Parses the rest of a string, of which some was found; escapes may have made it short."""
         pieces: list[bytes] = []
         for text in found:
@@ -257,7 +257,7 @@ class Parser:
             pieces.append(self._parse_string_part(begin).encode())
             yield
         self.position += 1
-        whole = LongText(pieces)
+        whole = Utf8Text(pieces)
         return whole if len(whole) >= LONG_TEXT_BYTES else str(whole)
 
     def _parse_string_part(self, begin: int) -> str:

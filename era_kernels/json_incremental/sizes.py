@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from era_kernels.json_incremental.long_text import LongText
+from era_kernels.json_incremental.utf8_text import Utf8Text
 
 LARGE_BYTES = 256 * 1024  # bytes from which a value is large
 VALUE_OVERHEAD_BYTES = 128  # bytes that stand for the cost of a value beside its text
 CHUNK_CHARS = 32 * 1024  # characters of a string in one step
 
 _CONTAINERS = (dict, list, tuple)
-_TEXTS = (str, LongText)
+_TEXTS = (str, Utf8Text)
 
 
 def estimate_size(

@@ -11,7 +11,7 @@ import asyncio
 import secrets
 from dataclasses import replace
 
-from era_kernels.kernels import messages
+from era_kernels.kernels import message_events
 from era_kernels.kernels.active_run import ActiveRun
 from era_kernels.kernels.wire_protocol import Message
 from era_kernels.models import ExecutionEnd, Output, Stderr
@@ -36,7 +36,7 @@ class JupyterRun(ActiveRun):
         # Idle alone, which code can forge, ends neither the output nor what the deadline is for.
         return self._reply is not None or self._exit_info is not None
 
-    def take_back(self, reply: messages.Reply) -> bool:
+    def take_back(self, reply: message_events.Reply) -> bool:
         """Takes back the request of a run that the kernel refused; returns whether to ask again.
 
         Some kernels refuse what comes shortly after a run that failed, whatever `stop_on_error`
@@ -79,7 +79,7 @@ class JupyterRun(ActiveRun):
         if is_refused and not (end.timed_out or end.interrupted):
             self._pending.append(Stderr(REFUSED))
         if end.exception is not None and not self._has_stderr:
-            self._pending.append(Stderr(messages.exception_text(end.exception)))
+            self._pending.append(Stderr(message_events.exception_text(end.exception)))
         if end.interrupted and end.exit_info is None and end.exit_code:
             return replace(end, exit_code=EXIT_INTERRUPTED)
         return end
@@ -94,20 +94,20 @@ class FenceDialect:
 
     def ends_output(self, message: Message, run: ActiveRun) -> bool:
         """Returns whether all output of the run has arrived with this message."""
-        return messages.fence_nonce(message.msg_type, message.content) == run.nonce
+        return message_events.fence_nonce(message.msg_type, message.content) == run.nonce
 
-    def takes_back(self, run: ActiveRun, reply: messages.Reply) -> bool:
+    def takes_back(self, run: ActiveRun, reply: message_events.Reply) -> bool:
         """Returns whether the run is to be asked for again, for the kernel refused it."""
         return isinstance(run, JupyterRun) and run.take_back(reply)
 
     def is_output(self, message: Message) -> bool:
         """Returns whether a message of this type stands for an event when it is well-formed."""
-        is_fence = messages.fence_nonce(message.msg_type, message.content) is not None
-        return messages.is_output(message.msg_type) and not is_fence
+        is_fence = message_events.fence_nonce(message.msg_type, message.content) is not None
+        return message_events.is_output(message.msg_type) and not is_fence
 
     def to_event(self, message: Message) -> Output | None:
         """Returns the event that an output stands for, None when it has the wrong shape."""
-        return messages.to_event(message.msg_type, message.content)
+        return message_events.to_event(message.msg_type, message.content)
 
 
 class JupyterDialect(FenceDialect):
@@ -126,10 +126,10 @@ class JupyterDialect(FenceDialect):
     def is_output(self, message: Message) -> bool:
         if message.msg_type == "input_request":  # on iopub it is ours alone
             return False
-        return message.msg_type == "error" or messages.is_output(message.msg_type)
+        return message.msg_type == "error" or message_events.is_output(message.msg_type)
 
     def to_event(self, message: Message) -> Output | None:
         if message.msg_type != "error":
-            return messages.to_event(message.msg_type, message.content)
-        text = messages.error_text(message.content)
+            return message_events.to_event(message.msg_type, message.content)
+        text = message_events.error_text(message.content)
         return None if text is None else Stderr(text)

@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from era_kernels.kernels.messages import valid_json
+from era_kernels.kernels.message_events import valid_json
 from era_kernels.models import MISSING, JsonObject, StackFrame, Variable, Variables
 
 MAX_FRAMES = 200

@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol
 from era_kernels.concurrency.idle_timer import IdleTimer
 from era_kernels.concurrency.waiting import within_timeout
 from era_kernels.errors import KernelSilent, KernelStartFailed
-from era_kernels.kernels import messages
+from era_kernels.kernels import message_events
 from era_kernels.kernels.active_run import NOT_ANSWERING, ActiveRun, KernelTimeouts
 from era_kernels.kernels.answer_watch import AnswerWatch
 from era_kernels.kernels.channels import CONNECTION_CLOSED, KernelChannels
@@ -212,7 +212,7 @@ class Kernel:
         return run
 
     def _send_request(self, run: ActiveRun) -> None:
-        content = messages.execute_request(run.request, run.nonce)
+        content = message_events.execute_request(run.request, run.nonce)
         run.msg_id = self._channels.request(self._channels.shell, *content)
 
     def _request_control(self, msg_type: str, content: JsonObject) -> str:
@@ -232,7 +232,7 @@ class Kernel:
             and message.msg_type == "execute_reply"
             and message.parent_id == run.msg_id
         ):
-            reply = messages.parse_reply(message.content)
+            reply = message_events.parse_reply(message.content)
             if reply is None:
                 self._channels.count_dropped("a reply has the wrong shape")
             else:
@@ -244,7 +244,7 @@ class Kernel:
                 else:
                     run.on_reply(reply)
 
-    def _request_again(self, run: ActiveRun, refusal: messages.Reply) -> None:
+    def _request_again(self, run: ActiveRun, refusal: message_events.Reply) -> None:
         if run.timed_out or run.interrupted:
             run.on_reply(refusal)
             run.on_fence()

@@ -47,7 +47,6 @@ from era_kernels.models.formats import (
     now,
     to_iso,
 )
-from era_kernels.models.inspection import MISSING, StackFrame, Variable, Variables
 from era_kernels.models.internet import NO_INTERNET, HostPatterns, InternetAccess
 from era_kernels.models.links import Link, LinkTarget
 from era_kernels.models.runtime import (
@@ -70,6 +69,7 @@ from era_kernels.models.sessions import (
     SessionStatus,
     SessionView,
 )
+from era_kernels.models.stack_and_variables import MISSING, StackFrame, Variable, Variables
 from era_kernels.models.storage_namespaces import (
     ALL_STORAGE,
     ResourceType,

@@ -22,44 +22,44 @@ class KernelLimiter:
     def __init__(self, max_kernels: int, max_programs: int = sys.maxsize) -> None:
         self._max_kernels = max_kernels
         self._max_programs = max_programs
-        self._borrowers: Counter[Hashable] = Counter()
+        self._holders: Counter[Hashable] = Counter()
 
     @property
-    def borrowed(self) -> int:
-        return len(self._borrowers)
+    def holder_count(self) -> int:
+        return len(self._holders)
 
-    def acquire(self, borrower: Hashable) -> None:
-        """Counts the borrower, which may have acquired before.
+    def acquire(self, holder: Hashable) -> None:
+        """Counts the holder, which may have acquired before.
 
         Raises AtCapacity when `max_kernels` others are counted already, or `max_programs` run.
         """
-        more = self._borrowers.total() - len(self._borrowers)
-        if borrower in self._borrowers and more >= self._max_programs:
+        more = self._holders.total() - len(self._holders)
+        if holder in self._holders and more >= self._max_programs:
             raise AtCapacity(
                 f"All {self._max_programs} programs that may run beside kernels do so.",
                 hint="Wait until one has ended, or raise the number of open files (ulimit -n).",
                 retry_after=RETRY_AFTER_SECONDS,
             )
-        if borrower not in self._borrowers and len(self._borrowers) >= self._max_kernels:
+        if holder not in self._holders and len(self._holders) >= self._max_kernels:
             raise AtCapacity(
                 f"No kernel is free: max_kernels is {self._max_kernels}.",
                 hint="A session keeps its kernel while it is idle: delete one that is not needed, "
                 "or raise max_kernels.",
                 retry_after=RETRY_AFTER_SECONDS,
             )
-        self._borrowers[borrower] += 1
+        self._holders[holder] += 1
 
-    def release(self, borrower: Hashable) -> None:
+    def release(self, holder: Hashable) -> None:
         """Undoes one `acquire`."""
-        self._borrowers[borrower] -= 1
-        if not self._borrowers[borrower]:
-            del self._borrowers[borrower]
+        self._holders[holder] -= 1
+        if not self._holders[holder]:
+            del self._holders[holder]
 
     @contextmanager
-    def reserved(self, borrower: Hashable) -> Iterator[None]:
+    def reserved(self, holder: Hashable) -> Iterator[None]:
         """Acquires, and releases when the context ends. Raises AtCapacity as `acquire` does."""
-        self.acquire(borrower)
+        self.acquire(holder)
         try:
             yield
         finally:
-            self.release(borrower)
+            self.release(holder)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 
-from era_kernels.kernels.machine import KernelHost, Machine
+from era_kernels.kernels.kernel_host import KernelHost
+from era_kernels.kernels.machine import Machine
 from era_kernels.models import (
     ALL_STORAGE,
     MIB,

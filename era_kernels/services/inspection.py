@@ -44,7 +44,7 @@ class InspectionService:
         """
         async with self._sessions.borrow(session_id) as live_session:
             self._check_capability(live_session.session, "variables")
-            machine = live_session.machine.find(with_kernel=True)
+            machine = live_session.session_machine.find(with_kernel=True)
             return Variables() if machine is None else await machine.kernel.control.variables()
 
     def _check_capability(self, session: Session, capability: str) -> None:

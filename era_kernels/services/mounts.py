@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from era_kernels.errors import InvalidRequest, NotEnforceable, Unavailable
-from era_kernels.kernels.machine import KernelHost
+from era_kernels.kernels.kernel_host import KernelHost
 
 RETRY_AFTER_SECONDS = 60  # an operator must do something
 

@@ -96,7 +96,7 @@ class Proxies:
     async def listening(self, session_id: str) -> list[ListeningPort]:
         """Returns the ports on which something listens in a session. Raises SessionNotFound."""
         async with self._sessions.borrow(session_id) as live:
-            machine = live.machine.find()
+            machine = live.session_machine.find()
             return [] if machine is None else await machine.ports.listening()
 
     async def find_id(self, label: str) -> str:
@@ -129,7 +129,7 @@ class Proxies:
                     "What this session serves is open to bearers of an API token only.",
                     hint="Send a token, or set the session's allowPublicAccess to true.",
                 )
-            machine = live.machine.find()
+            machine = live.session_machine.find()
             if machine is None:
                 return None
             with _domain_errors(port):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from era_kernels.errors import EraError
-from era_kernels.kernels.machine import KernelHost
+from era_kernels.kernels.kernel_host import KernelHost
 from era_kernels.models import Isolation, JsonObject
 from era_kernels.storage.database import Database
 from era_kernels.storage.r2 import R2Store

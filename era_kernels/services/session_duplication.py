@@ -59,7 +59,7 @@ class SessionDuplicator(SessionMaker):
 
     async def _find_variables(self, source: LiveSession) -> Variables | None:
         """Returns the variables of a session's kernel, None where it cannot list them."""
-        machine = source.machine.find(with_kernel=True)
+        machine = source.session_machine.find(with_kernel=True)
         if machine is None:
             return Variables()
         try:

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from era_kernels.errors import InvalidRequest, NotEnforceable
+from era_kernels.kernels.kernel_host import KernelHost
 from era_kernels.kernels.kernelspecs import Kernelspec
-from era_kernels.kernels.machine import KernelHost
 from era_kernels.models import MIB, UNSANDBOXED_TIER, Limits
 
 

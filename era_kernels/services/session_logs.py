@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from era_kernels.errors import StorageFailed
-from era_kernels.json_incremental import LongText
+from era_kernels.json_incremental import Utf8Text
 from era_kernels.models import ClearOutput, InputRequest, LoggedEvent, Output, Stderr, Stdout, now
 from era_kernels.services.executions.feed import RecentEvents
 from era_kernels.storage.session_log import SessionLog, SessionLogStore, TextEvent, TimedText
@@ -229,6 +229,6 @@ def event_text(event: Output) -> TextEvent | None:
     if isinstance(event, ClearOutput | InputRequest):
         return None
     plain = event.data.get("text/plain")
-    if not isinstance(plain, str | LongText):
+    if not isinstance(plain, str | Utf8Text):
         plain = f"[{', '.join(event.data)}]"
     return Stdout(f"{plain}\n")

@@ -55,7 +55,7 @@ class ServiceLimits:
     public_by_default: bool
     allow_internet: bool  # callers may give sessions internet access
 
-    def run_timeout(
+    def timeout_of(
         self, submission: Submission | ExecSubmission, session_default: float | None
     ) -> float:
         """Returns the timeout of a run or a program, also of one in the background.
@@ -63,7 +63,7 @@ class ServiceLimits:
         Raises InvalidRequest.
         """
         if not submission.background:
-            return self.command_timeout(submission.timeout, session_default)
+            return self.foreground_timeout(submission.timeout, session_default)
         requested, maximum = (
             submission.timeout or self.max_background_timeout,
             self.max_background_timeout,
@@ -74,7 +74,7 @@ class ServiceLimits:
             )
         return requested
 
-    def command_timeout(self, requested: float | None, session_default: float | None) -> float:
+    def foreground_timeout(self, requested: float | None, session_default: float | None) -> float:
         """Returns the timeout that was asked for, else the session's, else the server's.
 
         Raises InvalidRequest above `max_timeout` or below zero.

@@ -9,7 +9,7 @@ from pathlib import Path
 from era_kernels.errors import StartError
 from era_kernels.storage import lost_and_found
 from era_kernels.storage.error_mapping import full_disk_error
-from era_kernels.storage.made_directory import MadeDirectory
+from era_kernels.storage.new_data_directory import MadeDirectory
 
 # What a data directory may hold. On a file system of its own it has the lost+found of fsck(8).
 OWN_NAMES = frozenset(

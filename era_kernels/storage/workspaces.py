@@ -103,25 +103,25 @@ class Workspaces:
         await self._run_threads.run(self.unfinished.create, name, SUBDIRECTORIES)
         return name
 
-    async def before_run(
+    async def write_data_file(
         self, directory: str, data: JsonObject, data_file: SessionDataFile | None
     ) -> SessionDataFile:
         """Makes missing directories, and writes `data` to `.session_data.json` if they differ.
 
         Raises StorageFailed, InsufficientStorage.
         """
-        return await self._run_threads.run(self._before_run, directory, data, data_file)
+        return await self._run_threads.run(self._write_data_file, directory, data, data_file)
 
-    async def after_run(
+    async def read_changes(
         self, directory: str, listing: FileListing | None, data_file: SessionDataFile | None
     ) -> WorkspaceChanges:
-        """Finds what changed since the listing, and since `before_run` returned `data_file`.
+        """Finds what changed since the listing, and since `write_data_file` returned `data_file`.
 
         Raises StorageFailed.
         """
         is_large = listing is not None and listing.count > LARGE
         threads = self._tree_threads if is_large else self._run_threads
-        return await threads.run(self._after_run, directory, listing, data_file)
+        return await threads.run(self._read_changes, directory, listing, data_file)
 
     async def scan(self, directory: str) -> FileListing:
         """Lists the user's files. Raises StorageFailed."""
@@ -184,7 +184,7 @@ class Workspaces:
 
     # ------------------------------------------------------------ in a thread
 
-    def _before_run(
+    def _write_data_file(
         self, directory: str, data: JsonObject, data_file: SessionDataFile | None
     ) -> SessionDataFile:
         with self._open(directory) as session_directory:
@@ -195,7 +195,7 @@ class Workspaces:
                 with closing_fd(open_directory(session_directory, "state")) as state:
                     return data_files.write_if_changed(workspace, state, data, data_file)
 
-    def _after_run(
+    def _read_changes(
         self, directory: str, before: FileListing | None, data_file: SessionDataFile | None
     ) -> WorkspaceChanges:
         with self._open(directory) as session_directory:

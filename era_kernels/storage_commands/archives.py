@@ -19,7 +19,7 @@ from typing import IO, Any, BinaryIO, Protocol, cast
 
 from era_kernels.errors import StartError
 from era_kernels.storage_commands.objects import ObjectInfo, Objects, Reader
-from era_kernels.storage_commands.places import CHUNK_BYTES
+from era_kernels.storage_commands.server_or_directory import CHUNK_BYTES
 
 INDEX = "index.jsonl"
 _NAME = re.compile(r"objects/[0-9]{1,18}")

@@ -27,8 +27,8 @@ from era_kernels.storage_commands.options import (
     parse_object,
     with_access,
 )
-from era_kernels.storage_commands.places import CHUNK_BYTES
 from era_kernels.storage_commands.rows import encode_line
+from era_kernels.storage_commands.server_or_directory import CHUNK_BYTES
 from era_kernels.storage_commands.sql_command import sql
 from era_kernels.storage_commands.transfers import export, import_
 from era_kernels.storage_commands.values import Value, open_values

@@ -14,7 +14,7 @@ from era_kernels.settings import Settings
 from era_kernels.storage.d1.replies import D1Limits, D1Result
 from era_kernels.storage.d1.store import D1Statement, D1Store
 from era_kernels.storage.d1.worker_pool import FEWEST_WORKERS
-from era_kernels.storage_commands.places import OpenDirectory, Server, open_place
+from era_kernels.storage_commands.server_or_directory import OpenDirectory, Server, open_place
 
 Params = list[Any] | dict[str, Any] | None
 

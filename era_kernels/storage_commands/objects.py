@@ -12,11 +12,16 @@ from typing import Any, BinaryIO, Protocol
 
 from era_kernels.errors import StartError
 from era_kernels.settings import Settings
-from era_kernels.storage import content_types, object_metadata
+from era_kernels.storage import content_types, custom_metadata_headers
 from era_kernels.storage.open_file import OpenFile
 from era_kernels.storage.r2 import R2Store
 from era_kernels.storage.r2_table import StoredObject
-from era_kernels.storage_commands.places import CHUNK_BYTES, OpenDirectory, Server, open_place
+from era_kernels.storage_commands.server_or_directory import (
+    CHUNK_BYTES,
+    OpenDirectory,
+    Server,
+    open_place,
+)
 
 PAGE = 1000  # objects that are listed at once
 
@@ -85,7 +90,7 @@ class RemoteObjects:
                 size=int(response.headers["Content-Length"]),
                 etag=response.headers["ETag"].strip('"'),
                 content_type=response.headers["Content-Type"],
-                custom_metadata=object_metadata.from_headers(response.getheaders()),
+                custom_metadata=custom_metadata_headers.from_headers(response.getheaders()),
             )
             yield info, _RemoteReader(response, info.size)
 
@@ -93,7 +98,7 @@ class RemoteObjects:
         headers = {
             "Content-Type": info.content_type or content_types.DEFAULT,
             "Content-Length": str(info.size),
-            **dict(object_metadata.to_headers(info.custom_metadata)),
+            **dict(custom_metadata_headers.to_headers(info.custom_metadata)),
         }
         path = f"r2/{namespace}"
         with self._server.ask("PUT", path, {"key": key}, source, headers) as response:
@@ -146,7 +151,7 @@ class LocalObjects:
             self._runner.run(file.aclose())
 
     def put(self, namespace: str, key: str, source: BinaryIO, info: ObjectInfo) -> None:
-        object_metadata.check_size(info.custom_metadata)
+        custom_metadata_headers.check_size(info.custom_metadata)
         self._runner.run(self._put(namespace, key, source, info))
 
     async def _put(self, namespace: str, key: str, source: BinaryIO, info: ObjectInfo) -> None:

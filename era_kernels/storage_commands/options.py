@@ -19,7 +19,7 @@ from era_kernels.errors import InvalidRequest, StartError
 from era_kernels.models import JsonObject
 from era_kernels.models.storage_namespaces import NAMESPACE_PATTERN, NAMESPACE_RULE
 from era_kernels.settings import Settings
-from era_kernels.storage_commands.places import CHUNK_BYTES
+from era_kernels.storage_commands.server_or_directory import CHUNK_BYTES
 
 PATH = click.Path(path_type=Path)
 STANDARD = Path("-")  # the name of stdin and stdout

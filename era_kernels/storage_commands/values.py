@@ -13,7 +13,7 @@ from era_kernels.errors import InvalidRequest
 from era_kernels.models import JsonObject
 from era_kernels.settings import Settings
 from era_kernels.storage.kv import KVStore
-from era_kernels.storage_commands.places import OpenDirectory, Server, open_place
+from era_kernels.storage_commands.server_or_directory import OpenDirectory, Server, open_place
 
 PAGE = 1000  # keys that are listed at once
 _EXPIRES_IN = "X-Era-Expires-In"

@@ -9,7 +9,7 @@ from urllib.parse import unquote_to_bytes
 from era_kernels.errors import MethodNotAllowed
 from era_kernels.models import Link
 from era_kernels.services.links import FILE_SECRET, unknown_link
-from era_kernels.web import sandboxed_pages
+from era_kernels.web import sandboxed_page_cors
 from era_kernels.web.access import Caller
 from era_kernels.web.base import HandlerContext
 from era_kernels.web.connections import client_of
@@ -48,7 +48,7 @@ class FileLinkHandler(FileHandler):
         self._link: Link | None = None
         self.logged_path = LOGGED_PATH
         self.set_sticky_header("Referrer-Policy", REFERRER_POLICY)
-        sandboxed_pages.allow(self)
+        sandboxed_page_cors.allow(self)
 
     # ------------------------------------------------------------ admission
 
@@ -91,8 +91,8 @@ class FileLinkHandler(FileHandler):
     # ------------------------------------------------------------ the request
 
     def options(self, *args: str) -> None:
-        if sandboxed_pages.is_preflight(self.request):
-            sandboxed_pages.answer_preflight(self)
+        if sandboxed_page_cors.is_preflight(self.request):
+            sandboxed_page_cors.answer_preflight(self)
         else:
             super().options(*args)
 

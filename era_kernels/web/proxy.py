@@ -30,7 +30,7 @@ from era_kernels.web import (
     headers,
     proxy_headers,
     requests,
-    sandboxed_pages,
+    sandboxed_page_cors,
 )
 from era_kernels.web.access import Caller
 from era_kernels.web.base import (
@@ -87,7 +87,7 @@ class ProxyHandler(BaseHandler):
         if self.request.method in METHODS:
             setattr(self, self.request.method.lower(), self._answer)
         self.logged_path = "/proxy/*"  # programs have secrets in their paths
-        sandboxed_pages.allow(self)
+        sandboxed_page_cors.allow(self)
         self._set_policy()
 
     def _set_policy(self) -> None:
@@ -134,7 +134,7 @@ class ProxyHandler(BaseHandler):
     # ------------------------------------------------------------ the request
 
     def before_body(self) -> Awaitable[None] | None:
-        is_own = self._redirection is not None or sandboxed_pages.is_preflight(self.request)
+        is_own = self._redirection is not None or sandboxed_page_cors.is_preflight(self.request)
         return None if is_own else self._connect()
 
     async def _connect(self) -> None:
@@ -228,8 +228,8 @@ class ProxyHandler(BaseHandler):
         """Waits for the answer, when the whole request is there."""
         if self.disconnected.done():
             raise ClientDisconnected
-        if sandboxed_pages.is_preflight(self.request):
-            sandboxed_pages.answer_preflight(self)
+        if sandboxed_page_cors.is_preflight(self.request):
+            sandboxed_page_cors.answer_preflight(self)
             return
         if self._redirection is not None:
             self.redirect_to(self._redirection, 308)

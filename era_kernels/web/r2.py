@@ -15,7 +15,7 @@ from era_kernels import json_codec
 from era_kernels.errors import InvalidRequest, TooLarge
 from era_kernels.json_codec import in_thread_if_large
 from era_kernels.models import JsonObject, format_size, to_iso
-from era_kernels.storage import content_types, object_metadata
+from era_kernels.storage import content_types, custom_metadata_headers
 from era_kernels.storage.key_ranges import cursor_from_key, key_from_cursor
 from era_kernels.storage.r2 import check_key
 from era_kernels.storage.r2_table import StoredObject
@@ -204,7 +204,7 @@ class R2ObjectHandler(TransferHandler[Upload], StorageHandler):
 
     async def _start_raw_upload(self) -> None:
         """Starts the upload before the body is read. Raises the error for an unwanted one."""
-        object_metadata.from_headers(self.request.headers.get_all())
+        custom_metadata_headers.from_headers(self.request.headers.get_all())
         self.begin_upload(await self._start_upload(self.declared_size()))
 
     async def _start_upload(self, size: int) -> Upload:
@@ -226,7 +226,7 @@ class R2ObjectHandler(TransferHandler[Upload], StorageHandler):
         if self.is_raw_body:
             declared = self.request.headers.get("Content-Type", "").strip()
             content_type = declared if content_types.is_media_type(declared) else ""
-            metadata = object_metadata.from_headers(self.request.headers.get_all())
+            metadata = custom_metadata_headers.from_headers(self.request.headers.get_all())
             upload, content = self.finish_upload(), b""  # the content is written already
         else:
             try:
@@ -235,7 +235,7 @@ class R2ObjectHandler(TransferHandler[Upload], StorageHandler):
                 error.hint = _RAW_HINT  # it may be a file, sent without a type
                 raise
             content_type, metadata = _content_type(body), body.metadata or {}
-            object_metadata.check_size(metadata)
+            custom_metadata_headers.check_size(metadata)
             content = await in_thread_if_large(len(body.content), decode_content, body.content)
             upload = await self._start_upload(len(content))
         try:
@@ -269,7 +269,7 @@ class R2ObjectHandler(TransferHandler[Upload], StorageHandler):
             await wait_for_turn(self.context)
             self.add_header("Vary", "Accept")
             if self.wants_raw:
-                for name, value in object_metadata.to_headers(stored.custom_metadata):
+                for name, value in custom_metadata_headers.to_headers(stored.custom_metadata):
                     self.add_header(name, value)
                 await self.send_file(file)
             else:

@@ -41,7 +41,7 @@ from era_kernels.web.port_host import PortHostHandler, PortHostLinkHandler
 from era_kernels.web.ports import HostHandler, PortsHandler
 from era_kernels.web.proxy import ProxyHandler
 from era_kernels.web.r2 import R2NamespaceHandler, R2ObjectHandler
-from era_kernels.web.resources import ResourcesHandler, ResourceStatsHandler
+from era_kernels.web.resource_listing import ResourcesHandler, ResourceStatsHandler
 from era_kernels.web.runs import RunHandler, StreamHandler
 from era_kernels.web.sessions import RestartHandler, SessionHandler, SessionsHandler
 from era_kernels.web.storage import StoragePathHandler

@@ -19,7 +19,7 @@ from tornado.iostream import IOStream, UnsatisfiableReadError
 from tornado.web import Application
 
 from era_kernels.errors import AtCapacity, EraError, InvalidRequest, StartError
-from era_kernels.web import smuggling
+from era_kernels.web import ambiguous_heads
 from era_kernels.web.accepting import FileReserve, ReservingAcceptor
 from era_kernels.web.answers import SERVER, encode_error
 from era_kernels.web.base import HandlerContext
@@ -242,7 +242,7 @@ class StrictIOStream(IOStream):
             head = await super().read_until_regex(regex, max_bytes)
         finally:
             timer.cancel()
-        if smuggling.is_ambiguous(head):
+        if ambiguous_heads.is_ambiguous(head):
             raise HTTPInputError("ambiguous request")
         return head
 

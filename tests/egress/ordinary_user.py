@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from era_kernels.egress.outbound import HostNetwork
+from era_kernels.egress.host_network import HostNetwork
 from era_kernels.models import Limits, SessionPaths
 from era_kernels.sandbox.server.process_command import Command
 from era_kernels.sandbox.server.sandbox import Sandbox

@@ -8,7 +8,7 @@ import socket
 import pytest
 
 from era_kernels.egress.addresses import AddressPolicy, is_public
-from era_kernels.egress.routes import leads_to_others
+from era_kernels.egress.local_destinations import leads_to_others
 
 PUBLIC = [
     "1.1.1.1", "8.8.8.8", "9.255.255.255", "11.0.0.0", "100.63.255.255", "100.128.0.0",

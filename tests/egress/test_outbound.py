@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from era_kernels.sandbox.server.outbound import find_problem
+from era_kernels.sandbox.server.pasta import find_problem
 from tests.egress.outbound_runner import ADDRESSES, NAMES, PACKET_WAYS
 from tests.egress.small_internet import PUBLIC, PUBLIC6
 

@@ -8,8 +8,8 @@ import socket
 import pytest
 
 from era_kernels.egress.addresses import AddressPolicy, IPNetwork
-from era_kernels.egress.outbound import HostNetwork, make_rules
-from era_kernels.sandbox.init.outbound import LINKS
+from era_kernels.egress.host_network import HostNetwork, make_rules
+from era_kernels.sandbox.init.pasta_keeper import LINKS
 from era_kernels.sandbox.linux.tap import wanted_routes
 
 HOST = [ipaddress.ip_network("45.33.32.5/32"), ipaddress.ip_network("2606:4700:9::5/128")]

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from tornado.ioloop import IOLoop
 
+from era_kernels.kernels.kernel_host import KernelHost
 from era_kernels.kernels.languages import Languages
-from era_kernels.kernels.machine import KernelHost, Machine
+from era_kernels.kernels.machine import Machine
 from era_kernels.models import Limits, SessionPaths
 from era_kernels.sandbox.server.sandboxes import Sandboxes
 from tests.conftest import entered, loop

@@ -15,7 +15,7 @@ from jupyter_client.session import Session
 
 from era_kernels.kernels.active_run import KernelTimeouts
 from era_kernels.kernels.kernel import InterruptMode, Kernel
-from era_kernels.kernels.messages import FENCE_MIME_TYPE
+from era_kernels.kernels.message_events import FENCE_MIME_TYPE
 from era_kernels.kernels.tcp_ports import TcpPorts
 from era_kernels.kernels.wire_protocol import ConnectionInfo, Transport
 from era_kernels.models import EndReason, ExecutionEnd, ExitInfo, KernelRequest, Network, Output

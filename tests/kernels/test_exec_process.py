@@ -15,8 +15,9 @@ import pytest
 
 from era_kernels.errors import KernelStartFailed, StartError
 from era_kernels.kernels.exec_process import ExecProcess
+from era_kernels.kernels.kernel_host import KernelHost
 from era_kernels.kernels.languages import Languages
-from era_kernels.kernels.machine import KernelHost, Machine
+from era_kernels.kernels.machine import Machine
 from era_kernels.models import (
     EndReason,
     ExecutionEnd,

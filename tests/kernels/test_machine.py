@@ -14,8 +14,9 @@ import pytest
 from tornado.ioloop import IOLoop
 
 from era_kernels.errors import KernelStartFailed, LanguageUnavailable, ShuttingDown
+from era_kernels.kernels.kernel_host import KernelHost
 from era_kernels.kernels.languages import Languages
-from era_kernels.kernels.machine import KernelHost, Machine
+from era_kernels.kernels.machine import Machine
 from era_kernels.models import (
     EndReason,
     ExecutionEnd,

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from era_kernels.errors import LanguageUnavailable, StartError
+from era_kernels.kernels.kernel_host import KernelHost
 from era_kernels.kernels.kernelspecs import OPEN_SOCKETS
 from era_kernels.kernels.languages import Languages
-from era_kernels.kernels.machine import KernelHost
 from era_kernels.models import ExecutionEnd, Limits, Network
 from era_kernels.sandbox.server.sandboxes import Sandboxes
 from era_kernels.sandbox.server.tiers import IsolationPolicy

@@ -19,9 +19,10 @@ from tornado.ioloop import IOLoop
 from era_kernels.errors import KernelStartFailed, LanguageUnavailable, StartError
 from era_kernels.kernels.exec_process import ExecProcess
 from era_kernels.kernels.kernel import Kernel
+from era_kernels.kernels.kernel_host import KernelHost
 from era_kernels.kernels.kernelspecs import builtin_dir
 from era_kernels.kernels.languages import Languages
-from era_kernels.kernels.machine import KernelHost, Machine
+from era_kernels.kernels.machine import Machine
 from era_kernels.kernels.tcp_ports import NAMESPACE_PORTS, PORT_COUNT, TcpPorts
 from era_kernels.kernels.wire_protocol import ConnectionInfo
 from era_kernels.models import (

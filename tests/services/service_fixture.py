@@ -16,7 +16,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
 
-from era_kernels.kernels.machine import KernelHost
+from era_kernels.kernels.kernel_host import KernelHost
 from era_kernels.models import (
     Display,
     Done,
@@ -206,7 +206,7 @@ class Services:
 
     async def until_free(self, kernels: int) -> None:
         """Waits until so many kernels may be started."""
-        while self._service_limits.max_kernels - self.kernel_limiter.borrowed != kernels:
+        while self._service_limits.max_kernels - self.kernel_limiter.holder_count != kernels:
             await sleep_briefly()
 
     async def workspace(self, session_id: str = "s1") -> Path:

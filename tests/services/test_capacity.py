@@ -26,21 +26,21 @@ def test_kernel_is_free_when_released_as_often_as_acquired() -> None:
     limiter = KernelLimiter(1)
     limiter.acquire("a")
     limiter.acquire("a")
-    assert limiter.borrowed == 1
+    assert limiter.holder_count == 1
     limiter.release("a")
     with pytest.raises(AtCapacity):
         limiter.acquire("b")
     limiter.release("a")
-    assert limiter.borrowed == 0
+    assert limiter.holder_count == 0
 
 
 def test_reserved_kernel_is_released() -> None:
     """A reserved kernel is released afterwards, also after a failure."""
     limiter = KernelLimiter(1)
     with pytest.raises(RuntimeError), limiter.reserved("a"):
-        assert limiter.borrowed == 1
+        assert limiter.holder_count == 1
         raise RuntimeError
-    assert limiter.borrowed == 0
+    assert limiter.holder_count == 0
 
 
 def test_refused_kernel_is_not_counted() -> None:
@@ -48,4 +48,4 @@ def test_refused_kernel_is_not_counted() -> None:
     limiter = KernelLimiter(0)
     with pytest.raises(AtCapacity), limiter.reserved("a"):
         pass
-    assert limiter.borrowed == 0
+    assert limiter.holder_count == 0

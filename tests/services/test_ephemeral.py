@@ -49,7 +49,7 @@ async def execute_while_connected(services: Services, code: str) -> RunResult:
 async def until_nothing_is_left(services: Services) -> None:
     while (
         services.directories
-        or services.kernel_limiter.borrowed
+        or services.kernel_limiter.holder_count
         or services.sessions._ephemeral.live
     ):
         await sleep_briefly()
@@ -187,7 +187,7 @@ async def test_files_that_cannot_be_removed(
         assert (await execute(services, "out a")).stdout == "a\n"
         await until(lambda: not services.sessions._ephemeral.live)
     assert "not removed" in caplog.text
-    assert services.kernel_limiter.borrowed == 0
+    assert services.kernel_limiter.holder_count == 0
 
 
 async def test_server_that_closes_during_an_execute(services: Services) -> None:

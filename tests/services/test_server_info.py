@@ -8,8 +8,8 @@ from typing import cast
 import pytest
 
 from era_kernels.errors import StorageFailed, Unavailable
+from era_kernels.kernels.kernel_host import KernelHost
 from era_kernels.kernels.languages import Languages
-from era_kernels.kernels.machine import KernelHost
 from era_kernels.services.server_info import ServerInfo
 from era_kernels.storage.r2 import R2Store
 from tests.fakes import UNSANDBOXED, make_kernelspec

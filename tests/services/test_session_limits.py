@@ -8,8 +8,8 @@ from typing import cast
 import pytest
 
 from era_kernels.errors import InvalidRequest, NotEnforceable, QuotaExceeded
+from era_kernels.kernels.kernel_host import KernelHost
 from era_kernels.kernels.languages import Languages
-from era_kernels.kernels.machine import KernelHost
 from era_kernels.models import Isolation, Limits
 from era_kernels.services.files import FileService
 from era_kernels.services.session_limits import MIB, check_limits

@@ -282,7 +282,7 @@ async def test_delete(services: Services) -> None:
     await services.sessions.delete("s1")
     assert services.host.machines[0].ended.result().reason == "session deleted"
     assert services.directories == []
-    assert services.kernel_limiter.borrowed == 0
+    assert services.kernel_limiter.holder_count == 0
     with pytest.raises(SessionNotFound):
         await services.sessions.get("s1")
     second = await services.create()
@@ -306,7 +306,7 @@ async def test_id_is_free_when_nothing_is_left(services: Services) -> None:
         await services.sessions.delete("s1")
     assert not creation.done()
     assert services.sessions._count == 2
-    assert services.kernel_limiter.borrowed == 1
+    assert services.kernel_limiter.holder_count == 1
     gate.set()
     await deletion
     assert services.directories == [other.directory]
@@ -358,7 +358,7 @@ async def test_new_session_waits_although_it_asked_first(
             await services.sessions.delete("s1")
         await until(lambda: not services.sessions._count)
         assert services.directories == []
-        assert services.kernel_limiter.borrowed == 0
+        assert services.kernel_limiter.holder_count == 0
         await sleep_briefly()
 
 
@@ -439,12 +439,12 @@ async def test_an_end_that_is_not_finished(
     assert (await running.result()).cause == "session deleted"
     assert services.directories == [session.directory]
     assert services.sessions._count == 1
-    assert services.kernel_limiter.borrowed == 1
+    assert services.kernel_limiter.holder_count == 1
     assert [view.id for view in (await services.sessions.list_sessions())[0]] == []
     machine.end_error = None
     await until(lambda: not services.sessions._count)
     assert services.directories == []
-    assert services.kernel_limiter.borrowed == 0
+    assert services.kernel_limiter.holder_count == 0
     await services.create()
     assert (await services.run("out b")).stdout == "b\n"
 
@@ -464,7 +464,7 @@ async def test_a_restart_that_cannot_end_the_kernel(
     machine.end_error = None
     await services.sessions.restart("s1", "http://localhost")
     assert len(services.host.machines) == 2
-    await until(lambda: services.kernel_limiter.borrowed <= 1)
+    await until(lambda: services.kernel_limiter.holder_count <= 1)
 
 
 async def test_the_server_stops_although_an_end_is_not_finished(
@@ -479,7 +479,7 @@ async def test_the_server_stops_although_an_end_is_not_finished(
         await services.sessions.delete("s1")
     await asyncio.wait_for(services.sessions.aclose(), 10)
     services.host.machines[0].end_error = None
-    await until(lambda: not services.kernel_limiter.borrowed)
+    await until(lambda: not services.kernel_limiter.holder_count)
 
 
 async def test_delete_all_does_not_touch_new_sessions(services: Services) -> None:
@@ -528,7 +528,7 @@ async def test_deletion_whose_caller_leaves(services: Services) -> None:
             await services.sessions.delete("s1")
         assert services.directories == []
         assert (await running.result()).cause == "session deleted"
-    assert services.kernel_limiter.borrowed == 0
+    assert services.kernel_limiter.holder_count == 0
 
 
 @pytest.mark.parametrize(
@@ -724,7 +724,7 @@ async def test_close_while_everything_goes_on(services: Services) -> None:
     for call in calls:
         call.exception()
     assert all(machine.ended.done() for machine in services.host.machines)
-    assert services.kernel_limiter.borrowed == 0
+    assert services.kernel_limiter.holder_count == 0
     assert services.executions._live == {}
     assert services.sessions._ephemeral.live == set()
 

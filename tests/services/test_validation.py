@@ -25,14 +25,14 @@ from tests.services.service_fixture import make_service_limits
 def test_timeout(requested: float | None, session_default: float | None, expected: float) -> None:
     """The requested timeout applies, else the session's, else the server's, up to the maximum."""
     limits = make_service_limits(max_timeout=60)
-    assert limits.command_timeout(requested, session_default) == expected
+    assert limits.foreground_timeout(requested, session_default) == expected
 
 
 @pytest.mark.parametrize("requested", [60.001, -1, float("inf"), float("nan")])
 def test_timeout_out_of_bounds(requested: float) -> None:
     """A timeout above the maximum, or below zero, is refused; the error names the field."""
     with pytest.raises(InvalidRequest, match="`timeout` must be at most 60 seconds"):
-        make_service_limits(max_timeout=60).command_timeout(requested, None)
+        make_service_limits(max_timeout=60).foreground_timeout(requested, None)
 
 
 def test_zero_is_no_default_timeout() -> None:

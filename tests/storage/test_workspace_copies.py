@@ -40,7 +40,7 @@ async def test_what_is_copied(tmp_path: Path) -> None:
         for part in SUBDIRECTORIES:
             (tmp_path / source / part / "deep").mkdir()
             (tmp_path / source / part / "deep" / "file").write_text(part)
-        await workspaces.before_run(source, {"old": 1}, None)
+        await workspaces.write_data_file(source, {"old": 1}, None)
         snapshot = await workspaces.copy(source, target, {"new": 2}, never)
         assert (snapshot.count, snapshot.total_size) == (1, len("workspace"))
         assert snapshot == await workspaces.scan(target)

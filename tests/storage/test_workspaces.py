@@ -55,10 +55,12 @@ class RunSimulator:
 
     async def run(self, *code: Callable[[], object]) -> WorkspaceChanges:
         """Returns what a run of these steps changed."""
-        self.data_file = await self.workspaces.before_run(self.directory, self.data, self.data_file)
+        self.data_file = await self.workspaces.write_data_file(
+            self.directory, self.data, self.data_file
+        )
         for step in code:
             step()
-        after = await self.workspaces.after_run(self.directory, self.snapshot, self.data_file)
+        after = await self.workspaces.read_changes(self.directory, self.snapshot, self.data_file)
         self.snapshot, self.data_file = after.listing, after.data_file
         self.data = self.data if after.data is None else after.data
         return after
@@ -252,7 +254,7 @@ async def test_a_shortage_of_descriptors(simulator: RunSimulator, monkeypatch: M
         with pytest.raises(StorageUnavailable):
             await simulator.workspaces.scan(simulator.directory)
         with pytest.raises(StorageUnavailable):
-            await simulator.workspaces.after_run(simulator.directory, FileListing(), None)
+            await simulator.workspaces.read_changes(simulator.directory, FileListing(), None)
     monkeypatch.setattr(data_file_module, "open_regular", short)
     with pytest.raises(StorageUnavailable):
         await simulator.run(simulator.write(NAME, '{"a": 1}'))
@@ -487,12 +489,12 @@ async def test_large_workspaces_keep_no_other_run_waiting(
 
     monkeypatch.setattr(file_listing, "scan", slow_scan)
     running = [
-        asyncio.ensure_future(workspaces.after_run(directory, large, None)) for _ in range(9)
+        asyncio.ensure_future(workspaces.read_changes(directory, large, None)) for _ in range(9)
     ]
     await asyncio.sleep(0.1)
     monkeypatch.setattr(file_listing, "scan", scan)
     async with asyncio.timeout(5):
-        await workspaces.after_run(directory, FileListing(), None)
+        await workspaces.read_changes(directory, FileListing(), None)
     assert not any(one.done() for one in running)
     gate.set()
     await asyncio.gather(*running)

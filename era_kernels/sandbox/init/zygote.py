@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from era_kernels.models import JsonObject
-from era_kernels.sandbox.init import fd_messages, init, isolation, launch, outbound
+from era_kernels.sandbox.init import fd_messages, init, isolation, launch, pasta_keeper
 from era_kernels.sandbox.init.reaper import SigchldPipe, kill_all, list_children, reap_all
 from era_kernels.sandbox.init.send_queue import SendQueue
 from era_kernels.sandbox.init.spec import SandboxSpec
@@ -148,7 +148,7 @@ class Zygote:
                 self._control.close()
                 self._sigchld.close()
                 control, network = descriptors
-                outbound.run(socket.socket(fileno=control), network, message["spec"])
+                pasta_keeper.run(socket.socket(fileno=control), network, message["spec"])
             self._inits[pid] = number
         fd_messages.close_all(descriptors)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from era_kernels.sandbox.linux import landlock as landlocks
 from era_kernels.sandbox.linux import syscalls
-from era_kernels.sandbox.server.outbound import PROGRAM
+from era_kernels.sandbox.server.pasta import PROGRAM
 
 SECCOMP_MODE_FILTER = 2
 EFAULT = 14

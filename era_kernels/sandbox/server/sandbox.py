@@ -29,12 +29,12 @@ from era_kernels.sandbox.server.control_channel import ChannelClosed, ChannelErr
 from era_kernels.sandbox.server.host_resources import HostResources
 from era_kernels.sandbox.server.init_pool import PreparedInit
 from era_kernels.sandbox.server.limit_monitor import LimitMonitor, Monitoring
-from era_kernels.sandbox.server.listeners import listen_in_namespace
 from era_kernels.sandbox.server.oom_listener import OomListener
-from era_kernels.sandbox.server.outbound import Outbound, Outbounds
+from era_kernels.sandbox.server.pasta import Outbound, Outbounds
 from era_kernels.sandbox.server.process import Process, open_process
 from era_kernels.sandbox.server.process_command import Command, ProcessNotStarted, start_error
-from era_kernels.sandbox.server.sandbox_end import SandboxEnd
+from era_kernels.sandbox.server.sandbox_kill import SandboxEnd
+from era_kernels.sandbox.server.server_listeners import listen_in_namespace
 
 log = logging.getLogger(__name__)
 

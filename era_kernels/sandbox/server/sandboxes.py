@@ -19,9 +19,9 @@ from era_kernels.sandbox.server.disk_reserve import DiskReserve
 from era_kernels.sandbox.server.host_resources import HostResources
 from era_kernels.sandbox.server.init_pool import InitPool
 from era_kernels.sandbox.server.limit_monitor import LimitMonitor
-from era_kernels.sandbox.server.outbound import Outbounds
+from era_kernels.sandbox.server.pasta import Outbounds
 from era_kernels.sandbox.server.sandbox import Sandbox
-from era_kernels.sandbox.server.sandbox_end import end_all, end_one
+from era_kernels.sandbox.server.sandbox_kill import end_all, end_one
 from era_kernels.sandbox.server.server_memory import ServerMemoryMonitor
 from era_kernels.sandbox.server.tier_probe import TierProbe, find_outbound_failure
 from era_kernels.sandbox.server.tiers import IsolationPolicy, IsolationProfile, with_outbound

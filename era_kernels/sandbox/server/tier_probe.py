@@ -15,7 +15,7 @@ from era_kernels.errors import EraError, StartError, WeakTier3Refused
 from era_kernels.models import UNSANDBOXED_TIER, Limits, SessionPaths
 from era_kernels.safe_fs.trash import remove_directory
 from era_kernels.sandbox.server import runtime_dirs
-from era_kernels.sandbox.server.outbound import Outbound
+from era_kernels.sandbox.server.pasta import Outbound
 from era_kernels.sandbox.server.process import Process
 from era_kernels.sandbox.server.process_command import Command
 from era_kernels.sandbox.server.tiers import IsolationPolicy, IsolationProfile, candidate_profiles

@@ -34,7 +34,7 @@ class Cancellation:
         self._task: asyncio.Task[Sequence[InterruptStep]] | None = None
 
     @property
-    def has_process(self) -> bool:
+    def had_process(self) -> bool:
         """True from just before its code may run."""
         return self._interrupt is not None
 

@@ -58,7 +58,7 @@ class ExecutionService:
         self,
         session: Session,
         code: str,
-        stored: bool = True,
+        is_indexed: bool = True,
         idempotency: IdempotencyKey | None = None,
         *,
         cancel_early: EarlyCancel = do_nothing,
@@ -76,7 +76,7 @@ class ExecutionService:
             execution,
             session.directory,
             session.language,
-            is_indexed=stored,
+            is_indexed=is_indexed,
             idempotency=idempotency,
         )
         live = LiveExecution(

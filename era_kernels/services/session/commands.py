@@ -65,13 +65,13 @@ class Commands:
         state: SessionState,
         context: ServiceContext,
         runner: JobRunner[ExecSubmission],
-        borrower: Hashable,
+        holder: Hashable,
     ) -> None:
-        """Takes `borrower`, by which the session is counted against max_kernels."""
+        """Takes `holder`, by which the session is counted against max_kernels."""
         self._state = state
         self._context = context
         self._runner = runner
-        self._borrower = borrower
+        self._holder = holder
         self._tasks: dict[Job[ExecSubmission], asyncio.Task[None]] = {}
         self.idle_since = time.monotonic()
 
@@ -85,7 +85,7 @@ class Commands:
         InvalidPath (cwd), QueueFull, AtCapacity, StorageFailed, SessionNotFound.
         """
         session, limits = self._state.session, self._context.service_limits
-        timeout = limits.run_timeout(submission, session.default_timeout)
+        timeout = limits.timeout_of(submission, session.default_timeout)
         if submission.cwd is not None:
             await self._context.files.check_directory(session.directory, submission.cwd)
             self._state.check_open()
@@ -94,7 +94,7 @@ class Commands:
                 f"{len(self)} programs run beside this session's queue already.",
                 retry_after=RETRY_AFTER_SECONDS,
             )
-        self._context.kernel_limiter.acquire(self._borrower)
+        self._context.kernel_limiter.acquire(self._holder)
         job = Job(submission, timeout, self._run)
         self._tasks[job] = asyncio.create_task(job.run())
         return await job.open(self._open(job))
@@ -120,7 +120,7 @@ class Commands:
         execution = await self._context.executions.open(
             self._state.session,
             job.submission.code,
-            stored=self._state.is_stored,
+            is_indexed=self._state.is_stored,
             cancel_early=lambda: _cancel_starting(job),
             is_command=True,
             is_request=job.submission.is_request,

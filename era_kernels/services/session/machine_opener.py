@@ -10,7 +10,7 @@ from functools import partial
 from era_kernels.errors import EndUnfinished, SessionNotFound
 from era_kernels.kernels.kernel import discard_output
 from era_kernels.kernels.machine import Machine
-from era_kernels.kernels.machine_services import Permissions
+from era_kernels.kernels.services_in_machine import Permissions
 from era_kernels.models import EndReason, ExitInfo
 from era_kernels.services.context import ServiceContext
 from era_kernels.services.session.state import LostVariables, SessionState
@@ -26,20 +26,20 @@ class MachineOpener:
         self,
         state: SessionState,
         context: ServiceContext,
-        borrower: Hashable,
+        holder: Hashable,
         lost_variables: LostVariables,
         on_ended: Callable[[], None],
     ) -> None:
         self._state = state
         self._context = context
-        self._borrower = borrower
+        self._holder = holder
         self._lost_variables = lost_variables
         self._notify_ended = on_ended
         self._releases: set[asyncio.Task[None]] = set()
 
     def reserved(self) -> AbstractContextManager[None]:
         """Keeps a place for the session while the context is open. Raises AtCapacity."""
-        return self._context.kernel_limiter.reserved(self._borrower)
+        return self._context.kernel_limiter.reserved(self._holder)
 
     async def open(self, env: Mapping[str, str], with_kernel: bool) -> Machine:
         """Opens a new machine. Raises what the host raises, StorageFailed, SessionNotFound."""
@@ -61,7 +61,7 @@ class MachineOpener:
                 on_late_output=discard_output if log is None else log.write,
             )
         await machine.services.apply_internet()  # a change may have come while the kernel started
-        context.kernel_limiter.acquire(self._borrower)
+        context.kernel_limiter.acquire(self._holder)
         context.machines[session.id] = machine
         machine.ended.add_done_callback(partial(self._on_machine_ended, machine))
         if with_kernel:
@@ -110,4 +110,4 @@ class MachineOpener:
                 break
             except EndUnfinished:
                 await asyncio.sleep(RETRY_INTERVAL)
-        self._context.kernel_limiter.release(self._borrower)
+        self._context.kernel_limiter.release(self._holder)

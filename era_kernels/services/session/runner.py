@@ -90,15 +90,15 @@ class JobRunner(Generic[S]):
         workspace: SessionWorkspace,
         session_machine: SessionMachine,
         strategy: Strategy[S],
-        borrower: Hashable,
+        holder: Hashable,
     ) -> None:
-        """Takes `borrower`, by which the session is counted against max_kernels."""
+        """Takes `holder`, by which the session is counted against max_kernels."""
         self._state = state
         self._context = context
         self._workspace = workspace
         self._session_machine = session_machine
         self._strategy: Strategy[S] = strategy
-        self._borrower = borrower
+        self._holder = holder
 
     async def run(self, job: Job[S]) -> None:
         """Runs a job as soon as its log is open; never raises, but for cancellation."""
@@ -111,7 +111,7 @@ class JobRunner(Generic[S]):
             log.exception("a run failed inside the server", extra=extra)
         finally:
             job.end()
-            self._context.kernel_limiter.release(self._borrower)
+            self._context.kernel_limiter.release(self._holder)
 
     async def finish_cancelled(self, job: Job[S], execution: LiveExecution) -> None:
         """Publishes the end of a job that never has its turn.
@@ -126,7 +126,7 @@ class JobRunner(Generic[S]):
             raise
         finally:
             job.end()
-            self._context.kernel_limiter.release(self._borrower)
+            self._context.kernel_limiter.release(self._holder)
 
     async def abort(self, job: Job[S], execution: LiveExecution, problem: Exception) -> None:
         """Ends an execution because something failed in the server, unless it has ended."""
@@ -266,7 +266,7 @@ class JobRunner(Generic[S]):
         The caller may repeat the run then, since its code did not run.
         """
         has_key = getattr(job.submission, "idempotency", None) is not None
-        if has_key and problem is not None and not execution.interrupt.has_process:
+        if has_key and problem is not None and not execution.interrupt.had_process:
             self._context.executions.release_key(execution)
 
     def _failed_end(self) -> ExecutionEnd:

@@ -98,9 +98,9 @@ class Runs:
         context: ServiceContext,
         queue: RunQueue,
         runner: JobRunner[Submission],
-        borrower: Hashable,
+        holder: Hashable,
     ) -> None:
-        """Takes `borrower`, by which the session is counted against max_kernels.
+        """Takes `holder`, by which the session is counted against max_kernels.
 
         What `submit` acquires in its name, `runner` releases at the end of the job.
         """
@@ -108,7 +108,7 @@ class Runs:
         self._context = context
         self._queue = queue
         self._runner = runner
-        self._borrower = borrower
+        self._holder = holder
 
     async def submit(self, submission: Submission) -> LiveExecution:
         """Queues a run; returns when its execution's log is open.
@@ -117,11 +117,11 @@ class Runs:
         QueueFull, AtCapacity, StorageFailed, SessionNotFound.
         """
         session, limits = self._state.session, self._context.service_limits
-        timeout = limits.run_timeout(submission, session.default_timeout)
+        timeout = limits.timeout_of(submission, session.default_timeout)
         if submission.refuse_if_busy and self._queue.is_busy:
             raise SessionBusy("The session is busy.", hint=_BUSY_HINT, id=session.id)
         self._queue.check_capacity()
-        self._context.kernel_limiter.acquire(self._borrower)
+        self._context.kernel_limiter.acquire(self._holder)
         job = Job(submission, timeout, self._runner.run)
         self._queue.add(job)
         return await job.open(self._open(job))
@@ -130,7 +130,7 @@ class Runs:
         execution = await self._context.executions.open(
             self._state.session,
             job.submission.code,
-            stored=self._state.is_stored,
+            is_indexed=self._state.is_stored,
             idempotency=job.submission.idempotency,
             cancel_early=lambda: self._cancel_queued(job),
         )

@@ -51,7 +51,7 @@ class LiveSession:
 
     def _make_runner(self, strategy: Strategy[S]) -> JobRunner[S]:
         parts = (self._state, self._context, self._workspace, self._session_machine)
-        return JobRunner(*parts, strategy, borrower=self)
+        return JobRunner(*parts, strategy, holder=self)
 
     @property
     def session(self) -> Session:
@@ -72,7 +72,7 @@ class LiveSession:
         return len(self._queue)
 
     @property
-    def machine(self) -> SessionMachine:
+    def session_machine(self) -> SessionMachine:
         """What starts the session's machine, and knows the one that there is."""
         return self._session_machine
 

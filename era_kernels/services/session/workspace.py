@@ -35,7 +35,7 @@ class WorkspaceTracker:
         self._data_file: SessionDataFile | None = None
         self._listing: FileListing | None = None
 
-    async def before_run(self, data: JsonObject) -> None:
+    async def prepare(self, data: JsonObject) -> None:
         """Records the state of the files, unless it is known; writes `data` to the data file."""
         if self._listing is None:
             self._listing = await self._workspaces.scan(self._directory)
@@ -48,21 +48,23 @@ class WorkspaceTracker:
         """
         if self._listing is None:
             self._listing = await self._workspaces.scan(self._directory)
-        after = await self._workspaces.after_run(self._directory, self._listing, self._data_file)
+        after = await self._workspaces.read_changes(self._directory, self._listing, self._data_file)
         self._data_file = after.data_file or self._data_file
         return after.data
 
     async def write_data_file(self, data: JsonObject) -> None:
         """Writes `data` to the data file, also while code runs."""
-        self._data_file = await self._workspaces.before_run(self._directory, data, self._data_file)
+        self._data_file = await self._workspaces.write_data_file(
+            self._directory, data, self._data_file
+        )
 
-    async def after_run(self) -> WorkspaceChanges:
-        """Returns what changed since the last `after_run`, and records the new state.
+    async def take_changes(self) -> WorkspaceChanges:
+        """Returns what changed since the last `take_changes`, and records the new state.
 
         A broken data file does not replace the one that is remembered for comparison: other code
         may still be writing it.
         """
-        after = await self._workspaces.after_run(self._directory, self._listing, self._data_file)
+        after = await self._workspaces.read_changes(self._directory, self._listing, self._data_file)
         self._listing, self._data_file = after.listing, after.data_file or self._data_file
         return after
 
@@ -155,7 +157,7 @@ class SessionWorkspace:
             if self._active_count > 1:
                 await self._adopt_changed_data()
             if exclusive or self._active_count == 1:
-                await self._tracker.before_run(self._state.session.data)
+                await self._tracker.prepare(self._state.session.data)
 
     async def after_run(self, execution: LiveExecution) -> FilesChanged:
         """Records what an execution changed; returns the files.
@@ -168,7 +170,7 @@ class SessionWorkspace:
                 self._active_count -= 1
                 if self._state.is_deleted:
                     return NO_FILES_CHANGED
-                after = await self._tracker.after_run()
+                after = await self._tracker.take_changes()
                 if after.data is not None:
                     await self._adopt_data(after.data)
             self._state.update_soon(

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from jupyter_client.blocking.client import BlockingKernelClient
 
+from era_kernels.kernels.kernel_host import KernelHost
 from era_kernels.kernels.kernelspecs import builtin_dir
-from era_kernels.kernels.machine import KernelHost, Machine
+from era_kernels.kernels.machine import Machine
 from era_kernels.models import Limits
 from tests.kernels.conftest import host, io_loop, machine, make_paths
 from tests.languages.jupyter_checks import JupyterKernel, open_kernel

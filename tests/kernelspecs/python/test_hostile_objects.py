@@ -12,7 +12,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from tornado.ioloop import IOLoop
 
-from era_kernels.kernels.machine import KernelHost, Machine
+from era_kernels.kernels.kernel_host import KernelHost
+from era_kernels.kernels.machine import Machine
 from era_kernels.models import ExecutionEnd, KernelRequest, Output, Stdout
 from tests.kernelspecs.python.conftest import open_machine
 from tests.kernelspecs.python.hostile_programs import (

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from era_kernels.kernels.machine import KernelHost, Machine
+from era_kernels.kernels.kernel_host import KernelHost
+from era_kernels.kernels.machine import Machine
 from era_kernels.models import (
     ExecutionEnd,
     InputRequest,

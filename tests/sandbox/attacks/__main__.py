@@ -24,11 +24,11 @@ from types import ModuleType
 from typing import Any
 
 from era_kernels.models import Limits, SessionListener, SessionPaths
-from era_kernels.sandbox.server.listeners import ChannelListeners
 from era_kernels.sandbox.server.process_command import Command
 from era_kernels.sandbox.server.process_tree import Family, read_stat
 from era_kernels.sandbox.server.sandbox import Sandbox
 from era_kernels.sandbox.server.sandboxes import Sandboxes
+from era_kernels.sandbox.server.server_listeners import ChannelListeners
 from era_kernels.sandbox.server.tiers import IsolationPolicy
 from tests.waiting import until
 

@@ -98,7 +98,7 @@ async def test_capacity(limited_services: Services) -> None:
     with pytest.raises(AtCapacity):  # the machine is still there
         await services.exec("out c", session_id="s2")
     await services.sessions.delete("s1")
-    assert services.kernel_limiter.borrowed == 0
+    assert services.kernel_limiter.holder_count == 0
     assert (await (await services.exec("out c", session_id="s2")).result()).stdout == "c\n"
 
 
@@ -125,7 +125,7 @@ async def test_interrupt_before_the_start(services: Services) -> None:
     assert (await next_one.result()).exit_code == 0
     assert [len(machine.programs) for machine in services.host.machines] == [1]
     await wait_idle(services)
-    assert services.kernel_limiter.borrowed == 1
+    assert services.kernel_limiter.holder_count == 1
 
 
 async def test_interrupt_of_a_process_whose_start_is_not_reported_yet(services: Services) -> None:
@@ -316,7 +316,7 @@ async def test_log_that_cannot_be_opened(services: Services) -> None:
         await services.exec("out a")
     services.execution_store.create = create  # type: ignore[method-assign]
     await wait_idle(services)
-    assert services.kernel_limiter.borrowed == 0
+    assert services.kernel_limiter.holder_count == 0
 
 
 async def test_caller_that_leaves(services: Services) -> None:

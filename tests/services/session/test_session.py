@@ -158,7 +158,7 @@ async def test_data_changed_by_the_api_after_a_run(
 ) -> None:
     """The last write wins also when it comes while the run's own data is still being stored."""
     await services.create()
-    after_run, read = services.workspaces.after_run, asyncio.Event()
+    after_run, read = services.workspaces.read_changes, asyncio.Event()
 
     async def slow_after_run(*arguments: Any) -> Any:
         after = await after_run(*arguments)
@@ -166,7 +166,7 @@ async def test_data_changed_by_the_api_after_a_run(
         await services.gates["after_run"].wait()
         return after
 
-    monkeypatch.setattr(services.workspaces, "after_run", slow_after_run)
+    monkeypatch.setattr(services.workspaces, "read_changes", slow_after_run)
     running = await services.submit('data {"code": 1}')
     await read.wait()
     update = asyncio.create_task(services.sessions.update("s1", data={"api": 1}))
@@ -203,7 +203,7 @@ async def test_data_file_that_cannot_be_written(
 ) -> None:
     """The data is changed all the same; the data file is rewritten before the next run."""
     await services.create()
-    monkeypatch.setattr(services.workspaces, "before_run", failing(full()))
+    monkeypatch.setattr(services.workspaces, "write_data_file", failing(full()))
     view = await services.sessions.update("s1", data={"a": 2})
     assert view.session.data == {"a": 2}
     assert "data file" in caplog.text
@@ -350,7 +350,7 @@ async def test_kernel_is_released_after_every_failure(
             await services.sessions.restart("s1", "")
         await other_runs()
     with monkeypatch.context() as patch:
-        patch.setattr(services.workspaces, "before_run", failing(full()))
+        patch.setattr(services.workspaces, "write_data_file", failing(full()))
         with pytest.raises(InsufficientStorage):
             await services.run("out a")
     services.host.machines[-1].die(ExitInfo(code=1))
@@ -611,7 +611,7 @@ async def test_storage_that_fails_after_a_run(
     running = await services.submit("out a\ngate b\nexit 3")
     await services.until_running(1)
     with monkeypatch.context() as patch:
-        patch.setattr(services.workspaces, "after_run", failing(problem))
+        patch.setattr(services.workspaces, "read_changes", failing(problem))
         services.gates["b"].set()
         codes, done = await end_of(running)
         assert (codes, done.exit_code, done.state) == ([problem.code], 3, "preserved")
@@ -642,8 +642,8 @@ async def test_data_that_cannot_be_stored(
         "era_kernels.storage.execution_log.ExecutionLog.append",
         "era_kernels.storage.execution_log.ExecutionLog.aclose",
         "era_kernels.storage.execution_log.ExecutionStore.trim",
-        "era_kernels.storage.workspaces.Workspaces.before_run",
-        "era_kernels.storage.workspaces.Workspaces.after_run",
+        "era_kernels.storage.workspaces.Workspaces.write_data_file",
+        "era_kernels.storage.workspaces.Workspaces.read_changes",
         "era_kernels.storage.workspaces.Workspaces.scan",
         "era_kernels.storage.sessions.SessionStore.update",
     ],
@@ -731,7 +731,7 @@ async def test_deleted_while_the_kernel_starts(services: Services) -> None:
     answer = await running.result()
     assert (answer.exit_code, answer.cause) == (137, "session deleted")
     assert services.host.machines == []
-    assert services.kernel_limiter.borrowed == 0
+    assert services.kernel_limiter.holder_count == 0
 
 
 async def test_deleted_during_a_restart(services: Services) -> None:
@@ -744,7 +744,7 @@ async def test_deleted_during_a_restart(services: Services) -> None:
     await services.sessions.delete("s1")
     with pytest.raises(SessionNotFound):
         await restart
-    assert services.kernel_limiter.borrowed == 0
+    assert services.kernel_limiter.holder_count == 0
 
 
 async def test_deleted_while_the_log_is_opened(
@@ -780,7 +780,7 @@ async def test_deleted_at_any_moment(services: Services) -> None:
         codes, done = await end_of(running)
         assert (done.exit_code, codes) in [(0, []), (137, ["SESSION_DELETED"])]
     assert services.directories == []
-    assert services.kernel_limiter.borrowed == 0
+    assert services.kernel_limiter.holder_count == 0
     assert services.executions._live == {}
 
 

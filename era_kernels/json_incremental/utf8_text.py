@@ -7,7 +7,7 @@ from collections.abc import Iterator
 LONG_TEXT_BYTES = 4 * 1024 * 1024  # bytes from which a parsed text is kept so
 
 
-class LongText:
+class Utf8Text:
     """A text in pieces of UTF-8, each of whole characters; stands in the place of a string."""
 
     __slots__ = ("_pieces", "_size")
@@ -25,7 +25,7 @@ class LongText:
         return b"".join(self._pieces).decode()
 
     def __eq__(self, other: object) -> bool:
-        return str(self) == str(other) if isinstance(other, str | LongText) else NotImplemented
+        return str(self) == str(other) if isinstance(other, str | Utf8Text) else NotImplemented
 
     __hash__ = None  # type: ignore[assignment]
 

@@ -16,9 +16,9 @@ import pytest
 from era_kernels.errors import EndUnfinished
 from era_kernels.sandbox.init.spec import IsolationKind, SandboxSpec
 from era_kernels.sandbox.linux.process_kill import kill_listed
-from era_kernels.sandbox.server import sandbox_end
+from era_kernels.sandbox.server import sandbox_kill
 from era_kernels.sandbox.server.process_tree import Family, list_by_uid, read_stat
-from era_kernels.sandbox.server.sandbox_end import SandboxEnd, end_all
+from era_kernels.sandbox.server.sandbox_kill import SandboxEnd, end_all
 from tests.sandbox.sandboxes import (
     new_sandbox,
     open_sandboxes,
@@ -111,7 +111,7 @@ async def test_a_uid_is_emptied() -> None:
 
 async def test_who_does_not_end_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """aclose raises, nothing is given back, and all of it happens when the end comes."""
-    monkeypatch.setattr(sandbox_end, "END_TIMEOUT", 0.2)
+    monkeypatch.setattr(sandbox_kill, "END_TIMEOUT", 0.2)
     async with open_sandboxes() as sandboxes:
         sandbox = await new_sandbox(sandboxes)
         pids = await spawn_stubborn(sandbox)
@@ -129,7 +129,7 @@ async def test_who_does_not_end_is_told(monkeypatch: pytest.MonkeyPatch) -> None
         await end_all([sandbox.aclose])  # logs it
         assert sandbox.runtime_directory.exists()
         stuck.set()
-        monkeypatch.setattr(sandbox_end, "END_TIMEOUT", 30.0)
+        monkeypatch.setattr(sandbox_kill, "END_TIMEOUT", 30.0)
         await sandbox.aclose()
         assert running_pids(pids) == []
         assert not sandbox.runtime_directory.exists()

@@ -17,10 +17,10 @@ from tornado.ioloop import IOLoop
 from era_kernels.models.internet import OutboundRules
 from era_kernels.sandbox.init import fd_messages
 from era_kernels.sandbox.init.spec import OutboundSpec
-from era_kernels.sandbox.server import outbound as outbounds_module
+from era_kernels.sandbox.server import pasta as outbounds_module
 from era_kernels.sandbox.server.control_channel import ControlChannel
 from era_kernels.sandbox.server.init_pool import InitPool, PreparedInit
-from era_kernels.sandbox.server.outbound import Outbound, Outbounds, find_problem
+from era_kernels.sandbox.server.pasta import Outbound, Outbounds, find_problem
 from tests.conftest import entered
 from tests.waiting import until
 

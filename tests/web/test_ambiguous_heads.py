@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from era_kernels.web.smuggling import MAX_HEADER_FIELDS, is_ambiguous
+from era_kernels.web.ambiguous_heads import MAX_HEADER_FIELDS, is_ambiguous
 
 LINE = b"GET / HTTP/1.1\r\n"
 OLD = b"POST / HTTP/1.0\r\n"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from era_kernels.sandbox.server.listeners import (
+from era_kernels.sandbox.server.server_listeners import (
     ChannelListeners,
     is_from_sandbox,
     listen_on_unix_socket,

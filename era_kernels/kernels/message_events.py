@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from era_kernels.json_incremental import LongText, SanitizedDict
+from era_kernels.json_incremental import SanitizedDict, Utf8Text
 from era_kernels.models import (
     ClearOutput,
     Display,
@@ -229,7 +229,7 @@ _PARSERS: dict[str, Callable[[JsonObject], Output]] = {
 
 
 def _require_string(value: Any) -> str:
-    if isinstance(value, LongText):
+    if isinstance(value, Utf8Text):
         return str(value)
     if not isinstance(value, str):
         raise _WrongShape

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from era_kernels.kernels import messages
-from era_kernels.kernels.messages import (
+from era_kernels.kernels import message_events
+from era_kernels.kernels.message_events import (
     ERROR_CUT,
     FENCE_MIME_TYPE,
     MAX_DEPTH,
@@ -108,7 +108,7 @@ def test_each_type_has_its_event(kind: str, content: dict[str, Any], expected: o
 def test_wrong_shape_is_none(kind: str, content: dict[str, Any]) -> None:
     """A message that is not what its type promises is none, without an exception."""
     assert to_event(kind, content) is None
-    assert messages.is_output(kind)
+    assert message_events.is_output(kind)
 
 
 def test_values_become_valid_json() -> None:
@@ -197,9 +197,9 @@ def test_exception_of_wrong_shape_leaves_the_code(exception: object) -> None:
         (None, None),
         ("NameError in main.py:5", "NameError in main.py:5"),
         ("", ""),
-        ("x" * 10**6, "x" * messages.MAX_FAULT_LENGTH),
+        ("x" * 10**6, "x" * message_events.MAX_FAULT_LENGTH),
         ("a\ud800b\n<x>", "a?b??x?"),
-        ("\udc00" * 10**6, "?" * messages.MAX_FAULT_LENGTH),
+        ("\udc00" * 10**6, "?" * message_events.MAX_FAULT_LENGTH),
         (5, None),
         (True, None),
         (["x"], None),
@@ -219,8 +219,8 @@ def test_exception_is_cut() -> None:
     found = parse_reply({"era": {"exit_code": 1, "exception": exception}})
     assert found is not None
     assert found.exception is not None
-    assert len(found.exception.value) == messages.MAX_EXCEPTION_LENGTH
-    assert sum(map(len, found.exception.traceback)) <= messages.MAX_TRACEBACK_LENGTH
+    assert len(found.exception.value) == message_events.MAX_EXCEPTION_LENGTH
+    assert sum(map(len, found.exception.traceback)) <= message_events.MAX_TRACEBACK_LENGTH
 
 
 @given(st.sampled_from(KINDS), contents)

@@ -1,7 +1,7 @@
 """Gives sandboxes a way out by pasta, takes it away again, and starts pasta anew when it dies.
 
-The work is done by a keeper, which the zygote forks: see `init/outbound.py`. Closing the socket to
-it ends the way out; so does the end of the server, for whatever reason.
+The work is done by a keeper, which the zygote forks: see `init/pasta_keeper.py`. Closing the socket
+to it ends the way out; so does the end of the server, for whatever reason.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from era_kernels.concurrency.waiting import ends_within, within_timeout
 from era_kernels.errors import KernelStartFailed, ShuttingDown
 from era_kernels.models import JsonObject
 from era_kernels.models.internet import OutboundRules
-from era_kernels.sandbox.init.outbound import LINKS
+from era_kernels.sandbox.init.pasta_keeper import LINKS
 from era_kernels.sandbox.init.spec import OutboundSpec
 from era_kernels.sandbox.linux import nftables, tap
 from era_kernels.sandbox.server.control_channel import ChannelError, ControlChannel

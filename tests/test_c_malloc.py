@@ -10,7 +10,7 @@ import pytest
 
 PROGRAM = """
 import os, sys
-from era_kernels.allocator import use_c_library
+from era_kernels.c_malloc import use_c_library
 use_c_library()
 from era_kernels.sandbox.linux.heap import find_trim, keep_little, resident_bytes
 keep_little()
