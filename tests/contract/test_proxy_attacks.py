@@ -14,6 +14,7 @@ from tests.client import Client, SessionClient
 from tests.contract.checks import check_error, open_client
 from tests.contract.test_links import make
 from tests.contract.test_proxy import ECHO, PORT, serve
+from tests.waiting import wait_until
 
 STORAGE_PORT = 61787
 CONNECTIONS = 40
@@ -145,4 +146,5 @@ def test_a_flood_of_websockets(small: Client) -> None:
         assert small.http.get("/api/sessions").status_code == 200
         assert second.run("1 + 1")["exit_code"] == 0
     with httpx.Client(base_url=small.base_url) as http:
-        assert http.get(f"/proxy/{first.id}/{PORT}/none").status_code == 404
+        none = f"/proxy/{first.id}/{PORT}/none"
+        assert wait_until(lambda: http.get(none).status_code == 404)  # their ends are seen soon

@@ -92,8 +92,9 @@ async def test_servers(client: Client, language: str) -> None:
     started = client.http.post(f"{session.path}/run", json=body).raise_for_status().json()
     place = f"{client.base_url}/proxy/{session.id}/{PORT}"
     assert wait_until(lambda: httpx.get(f"{place}/").status_code == 201, 60)
-    shown = client.http.get(f"{session.path}/executions/{started['execution_id']}").json()
-    assert shown["status"] == ("running" if language in ENDS_WITH_ITS_RUN else "finished")
+    execution = f"{session.path}/executions/{started['execution_id']}"
+    expected = "running" if language in ENDS_WITH_ITS_RUN else "finished"
+    assert wait_until(lambda: client.http.get(execution).json()["status"] == expected)
     data = bytes(range(256)) * 8000
     answer = httpx.request("PUT", f"{place}/a%20b?x=1", content=iter([data, data]), timeout=60)
     assert (answer.status_code, answer.headers["X-Told"]) == (201, "PUT /a%20b?x=1")

@@ -300,7 +300,7 @@ async def test_abandoned_run_is_watched(tmp_path: Path) -> None:
     """Nobody waits for its output, but the next run waits for its end."""
     async with open_harness(tmp_path, say_nothing, LONG_TIMEOUTS) as harness:
         running = asyncio.create_task(harness.run())
-        await asyncio.sleep(0.1)
+        await until(lambda: harness.scripted.requests)
         running.cancel()
         await asyncio.wait([running])
         harness.scripted.on_control = Answers(IDLE)
