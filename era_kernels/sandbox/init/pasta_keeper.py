@@ -159,12 +159,13 @@ class Keeper:
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(self._pid, 0)
         if self._index is not None:
-            with contextlib.suppress(OSError):  # those that refuse do not go with the device
-                tap.change_routes(self._index, self._links, self._routes, frozenset())
             with contextlib.suppress(OSError):
                 tap.delete(self._index)
             with contextlib.suppress(OSError):  # then nothing answers them, and they run out
                 tap.destroy_connections()
+            refusing = frozenset(route for route in self._routes if not route[-1])
+            with contextlib.suppress(OSError):  # these do not go with the device
+                tap.change_routes(self._index, self._links, refusing, frozenset())
 
     def _set_rules(self, rules: Sequence[nftables.Rule]) -> None:
         resolvers = [link.resolver for link in self._links]
