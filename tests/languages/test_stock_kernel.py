@@ -62,9 +62,10 @@ def test_state_streams_and_results(session: SessionClient) -> None:
     """Variables stay, streams are apart, a result is one and children are heard."""
     session.run("x = 41")
     code = """
-import os, sys
+import os, sys, time
 print(x + 1); print("problem", file=sys.stderr); sys.stdout.flush()
 os.system("echo from a child")
+time.sleep(0.3)  # this kernel reads what children write by and by
 x + 2
 """
     answer = session.run(code)
