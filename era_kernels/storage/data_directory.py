@@ -9,7 +9,7 @@ from pathlib import Path
 from era_kernels.errors import StartError
 from era_kernels.storage import lost_and_found
 from era_kernels.storage.error_mapping import full_disk_error
-from era_kernels.storage.new_data_directory import MadeDirectory
+from era_kernels.storage.new_data_directory import NewDataDirectory
 
 # What a data directory may hold. On a file system of its own it has the lost+found of fsck(8).
 OWN_NAMES = frozenset(
@@ -45,7 +45,7 @@ class DataPaths:
 class DataDirectory(DataPaths):
     """Holds the lock of a data directory until it is closed."""
 
-    def __init__(self, path: Path, lock: int, made: MadeDirectory | None = None) -> None:
+    def __init__(self, path: Path, lock: int, made: NewDataDirectory | None = None) -> None:
         super().__init__(path)
         self._lock = lock
         self._made = made
@@ -61,7 +61,7 @@ class DataDirectory(DataPaths):
         try:
             if os.path.lexists(path):
                 _check_not_foreign(path)
-            made = MadeDirectory(path)
+            made = NewDataDirectory(path)
         except OSError as error:
             raise _unusable_error(path, error) from error
         directory = cls(path, -1, made)

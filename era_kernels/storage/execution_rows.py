@@ -8,6 +8,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 
 from era_kernels.models import Execution
@@ -17,15 +18,14 @@ from era_kernels.storage.database import Database
 Trim = Callable[[sqlite3.Connection], list[str]]
 
 
+@dataclass(slots=True)
 class _WaitingRow:
-    """The newest values of a row that waits to be written."""
+    """The newest values of a row that waits to be written; `directory` is None unless it is new."""
 
     execution: Execution
-
-    def __init__(self, directory: str | None) -> None:
-        self.directory = directory  # of its session, where the row is a new one
-        self.size: int | None = None
-        self.on_committed: list[Callable[[None], object]] = []
+    directory: str | None
+    size: int | None = None
+    on_committed: list[Callable[[None], object]] = field(default_factory=list)
 
     def write(self, connection: sqlite3.Connection) -> None:
         if self.directory is None:
@@ -60,7 +60,7 @@ class ExecutionRows:
         with self._lock:
             row = self._waiting.get(execution.id)
             if row is None:
-                row = _WaitingRow(directory)
+                row = _WaitingRow(execution, directory)
                 self._database.write_soon(partial(self._write, row), partial(_report, row))
                 self._waiting[execution.id] = row
             row.execution = execution

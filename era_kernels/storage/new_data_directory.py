@@ -21,7 +21,7 @@ _MADE_FILES = (
 _MADE_DIRECTORIES = ("r2/incoming", "r2/unfinished", "r2", "incoming", "sessions", "d1")
 
 
-class MadeDirectory:
+class NewDataDirectory:
     """Holds a directory, and remembers what was there before this start."""
 
     def __init__(self, path: Path) -> None:

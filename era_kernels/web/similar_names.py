@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
+from difflib import SequenceMatcher
 
-CHARACTERS_PER_MISTAKE = 4  # a name of so many may have one: a shorter one would be another word
+MIN_LIKENESS = 0.75  # share of the characters of both names that stand in both, in order
+AS_LIKELY = 0.1  # difference of shares that tells nothing
 MIN_PART = 4  # characters of a word, or of the beginning of one, that stand for a whole name
 
 _WORDS = re.compile(r"[A-Z]?[a-z0-9]+|[A-Z]+")
@@ -30,14 +32,10 @@ def find_similar(name: str, known: Collection[str]) -> str | None:
     >>> find_similar("timeout", ["default_timeout", "ttl"])
     'default_timeout'
     """
-    distances = {one: _distance(fold(name), fold(one)) for one in known}
-    least = min(distances.values(), default=0)
+    likeness = {one: SequenceMatcher(None, fold(name), fold(one)).ratio() for one in known}
+    least = max(MIN_LIKENESS, max(likeness.values(), default=0.0) - AS_LIKELY)
     near = [
-        one
-        for one, distance in distances.items()
-        if distance == least
-        and distance <= max(len(fold(name)), len(fold(one))) // CHARACTERS_PER_MISTAKE
-        and fold(one)[:1] == fold(name)[:1]
+        one for one, ratio in likeness.items() if ratio >= least and fold(one)[:1] == fold(name)[:1]
     ]
     found = near or [one for one in known if _is_part(name, one)]
     return found[0] if len(found) == 1 else None
@@ -60,24 +58,3 @@ def _holds(words: list[str], part: list[str]) -> bool:
 
 def _words(name: str) -> list[str]:
     return [word.lower() for word in _WORDS.findall(name)]
-
-
-def _distance(one: str, other: str) -> int:
-    """Returns how many characters are missing, added, wrong or swapped with their neighbour.
-
-    That is the distance of Damerau and Levenshtein, where no place is changed twice. Lengths that
-    differ by more than a mistake each allows are not looked at: their difference is returned.
-    """
-    longest = max(len(one), len(other))
-    if abs(len(one) - len(other)) > longest // CHARACTERS_PER_MISTAKE:
-        return longest
-    before: list[int] = []
-    row = list(range(len(other) + 1))
-    for i, character in enumerate(one, start=1):
-        last, before, row = before, row, [i]
-        for j, wanted in enumerate(other, start=1):
-            cost = min(row[j - 1] + 1, before[j] + 1, before[j - 1] + (character != wanted))
-            if i > 1 and j > 1 and character == other[j - 2] and one[i - 2] == wanted:
-                cost = min(cost, last[j - 2] + 1)
-            row.append(cost)
-    return row[-1]

@@ -105,6 +105,7 @@ class Keeper:
         try:
             syscalls.setns(self._network, syscalls.CLONE_NEWNET)
             with tap.watch_links() as watch:
+                tap.remove()  # what a keeper that was killed has left: it is up
                 self._index = tap.make_tap()
                 os.write(ready, b"1")
                 # While pasta starts, which takes longer. No packet flows before the device is up.
@@ -159,10 +160,7 @@ class Keeper:
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(self._pid, 0)
         if self._index is not None:
-            with contextlib.suppress(OSError):
-                tap.delete(self._index)
-            with contextlib.suppress(OSError):  # then nothing answers them, and they run out
-                tap.destroy_connections()
+            tap.remove()
             refusing = frozenset(route for route in self._routes if not route[-1])
             with contextlib.suppress(OSError):  # these do not go with the device
                 tap.change_routes(self._index, self._links, refusing, frozenset())

@@ -132,10 +132,13 @@ def is_attached(index: int, body: bytes) -> bool:
     return bool(changed == index and flags & _IFF_LOWER_UP)
 
 
-def delete(index: int) -> None:
-    """Deletes the device, and with it its addresses and routes. Raises OSError."""
-    with Netlink(NETLINK_ROUTE) as netlink:
-        netlink.call(_DELETE_LINK, _IFINFO.pack(0, 0, index, 0, 0))
+def remove() -> None:
+    """Deletes the device, if there is one, and with it its addresses, routes and connections."""
+    with suppress(OSError):
+        index = socket.if_nametoindex(NAME)
+        with Netlink(NETLINK_ROUTE) as netlink:
+            netlink.call(_DELETE_LINK, _IFINFO.pack(0, 0, index, 0, 0))
+        destroy_connections()  # else nothing answers them, and they run out
 
 
 def destroy_connections() -> None:

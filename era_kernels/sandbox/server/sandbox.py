@@ -33,7 +33,7 @@ from era_kernels.sandbox.server.oom_listener import OomListener
 from era_kernels.sandbox.server.pasta import Outbound, Outbounds
 from era_kernels.sandbox.server.process import Process, open_process
 from era_kernels.sandbox.server.process_command import Command, ProcessNotStarted, start_error
-from era_kernels.sandbox.server.sandbox_kill import SandboxEnd
+from era_kernels.sandbox.server.sandbox_kill import SandboxKill
 from era_kernels.sandbox.server.server_listeners import listen_in_namespace
 
 log = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ class Sandbox:
         self._control = ControlChannel(control, self._on_message, self._on_end, on_silent)
         self._sockets = NamespaceSockets(self._control, self._ended)
         self.outbound = Outbound(outbounds, prepared_init, self._control)
-        self._end = SandboxEnd(prepared_init.cgroup, spec)
+        self._end = SandboxKill(prepared_init.cgroup, spec)
         self._oom_listener = OomListener(resources, self._on_limit_exceeded)
         prepared_init.on_pid = self._on_init_pid
         self._end.set_init(self.pid)

@@ -30,7 +30,7 @@ _KILL_TIMEOUT = 1.0  # seconds for a helper, which code may stop
 _KILL_ALL_OF_USER = ("/bin/sh", "-c", "kill -9 -1")
 
 
-class SandboxEnd:
+class SandboxKill:
     """Kills the processes of one sandbox until none is left.
 
     They are the members of its control groups; in a pid namespace all that Linux kills with its

@@ -18,7 +18,7 @@ from era_kernels.sandbox.init.spec import IsolationKind, SandboxSpec
 from era_kernels.sandbox.linux.process_kill import kill_listed
 from era_kernels.sandbox.server import sandbox_kill
 from era_kernels.sandbox.server.process_tree import Family, list_by_uid, read_stat
-from era_kernels.sandbox.server.sandbox_kill import SandboxEnd, end_all
+from era_kernels.sandbox.server.sandbox_kill import SandboxKill, end_all
 from tests.sandbox.sandboxes import (
     new_sandbox,
     open_sandboxes,
@@ -103,7 +103,7 @@ async def test_a_uid_is_emptied() -> None:
     """Without groups and namespaces all processes of the session's uid end, and no others."""
     spec = SandboxSpec(kind=IsolationKind.LANDLOCK, uid=FREE_UID)
     with sleepers(4, user=FREE_UID) as children, sleepers(1) as (other,):
-        end = SandboxEnd(None, spec)
+        end = SandboxKill(None, spec)
         await end.finish()
         assert {child.wait(10) for child in children} == {-signal.SIGKILL}
         assert other.poll() is None
