@@ -151,8 +151,8 @@ def test_from_end_to_end(ordinary: tuple[int, str, int]) -> None:
 # Kind of memory → how a session takes 520 MB of it.
 TAKE = {
     "of the heap": "kept = b'x' * (520 << 20)",
-    # PR_SET_DUMPABLE, 0: then an ordinary user sees nothing of it in /proc but its size.
-    "that hides": (
+    # PR_SET_DUMPABLE, 0: an ordinary user would see nothing of it in /proc but its size.
+    "that would hide": (
         "import ctypes\nctypes.CDLL(None).prctl(4, 0, 0, 0, 0)\nkept = b'x' * (520 << 20)"
     ),
     "of /tmp": (

@@ -28,7 +28,7 @@ def daemon(work):
 gate = os.pipe()
 def spin():
     os.close(gate[1])
-    os.read(gate[0], 1)  # until all are there: the first would slow the others' starts
+    os.read(gate[0], 1)  # until all is there: it would slow the others' starts
     while True:
         pass
 def chain():
@@ -53,11 +53,10 @@ for attack in (
         print("through")
     except PermissionError:
         pass
-for work, count in ((spin, 16), (chain, 3), (traced, 3), (stand, 3)):
+for work, count in ((spin, 16), (traced, 3), (stand, 3), (chain, 3)):
     for _ in range(count):
         daemon(work)
-    if work is spin:
-        os.close(gate[1])
+os.close(gate[1])
 print("ready")
 """
 

@@ -146,10 +146,10 @@ def apply(spec: SandboxSpec) -> None:
         kept = (*INIT_CAPABILITIES, *code_capabilities)
         syscalls.drop_capabilities(keep=kept)
         syscalls.prctl(syscalls.PR_SET_KEEPCAPS, 0)
-    if spec.seccomp_program:
-        syscalls.set_seccomp_filter(base64.b64decode(spec.seccomp_program))
     # Code may have the same uid: it must not trace its init, nor read its memory.
     syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
+    if spec.seccomp_program:  # which may refuse what was just done
+        syscalls.set_seccomp_filter(base64.b64decode(spec.seccomp_program))
 
 
 def enter_session(spec: SandboxSpec) -> None:

@@ -100,6 +100,7 @@ SOCK_DCCP = 6
 UNUSED_TYPES = (socket.SOCK_SEQPACKET, socket.SOCK_RDM, SOCK_DCCP)
 IPPROTO_DCCP, IPPROTO_L2TP, IPPROTO_SMC = 33, 115, 256
 UNUSED_PROTOCOLS = (IPPROTO_DCCP, IPPROTO_L2TP, socket.IPPROTO_SCTP, IPPROTO_SMC)
+PR_SET_DUMPABLE = 4
 PR_SCHED_CORE = 62  # has a core's other threads stand still while the caller runs
 # Programs of BPF that anybody may give to Linux: filters of sockets and of system calls. Linux
 # turns them into machine code, which no control group counts and which is bounded for the whole
@@ -143,14 +144,19 @@ class _Comparison(ctypes.Structure):
 
 
 def export_filter(
-    *, has_namespaces: bool, has_ipc_objects: bool = True, reads_past_modes: bool = False
+    *,
+    has_namespaces: bool,
+    has_ipc_objects: bool = True,
+    reads_past_modes: bool = False,
+    may_hide_processes: bool = True,
 ) -> bytes | None:
     """Returns the filter as a BPF program (blocking); None where libseccomp is not installed.
 
     With namespaces the session has a network, IPC objects and pids of its own, in which its init
     is 1; else these are the host's, and the filter refuses what would reach them. IPC objects it
     refuses in any case without `has_ipc_objects`. Code with `reads_past_modes` has
-    CAP_DAC_READ_SEARCH. Raises OSError.
+    CAP_DAC_READ_SEARCH. Code that may hide its processes does so from all but root, by
+    PR_SET_DUMPABLE. Raises OSError.
     """
     library = _library()
     if library is None:
@@ -160,7 +166,7 @@ def export_filter(
         *(() if has_namespaces and has_ipc_objects else IPC_SYSCALLS),
         *(WATCHING_SYSCALLS if reads_past_modes else ()),
     )
-    return _FilterBuilder(library).build(has_namespaces, absent)
+    return _FilterBuilder(library).build(has_namespaces, may_hide_processes, absent)
 
 
 def is_available() -> bool:
@@ -187,7 +193,7 @@ class _FilterBuilder:
         self._library = library
         self._context = ctypes.c_void_p(library.seccomp_init(ctypes.c_uint32(_ALLOW)))
 
-    def build(self, has_namespaces: bool, absent: Iterable[str]) -> bytes:
+    def build(self, has_namespaces: bool, may_hide_processes: bool, absent: Iterable[str]) -> bytes:
         """Adds all rules, exports the program and frees the filter. Raises OSError.
 
         Calls in `absent` are answered as by a kernel that does not have them.
@@ -206,6 +212,9 @@ class _FilterBuilder:
             self._deny_reserving()
             self._deny("personality", errno.EPERM, (0, _NE, _PERSONALITY_QUERY, 0))
             self._deny("prctl", errno.EINVAL, (0, _MASKED_EQ, _INT, PR_SCHED_CORE))
+            if not may_hide_processes:
+                hide = (0, _MASKED_EQ, _INT, PR_SET_DUMPABLE)
+                self._deny("prctl", errno.EPERM, hide, (1, _EQ, 0, 0))
             self._deny_programs()
             self._deny_influence(has_namespaces)
             self._deny_uncounted()

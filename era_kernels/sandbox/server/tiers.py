@@ -303,6 +303,7 @@ def _seccomp_program(
         has_namespaces=has_namespaces,
         has_ipc_objects=has_ipc_objects,
         reads_past_modes=reads_past_modes,
+        may_hide_processes=os.geteuid() == 0,
     )
     return "" if program is None else base64.b64encode(program).decode()
 

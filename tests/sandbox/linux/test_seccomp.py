@@ -10,6 +10,7 @@ import subprocess
 import sys
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -186,11 +187,18 @@ print(json.dumps([os.getppid(), outcomes]))
 @cache
 def outcomes(has_namespaces: bool) -> list[int]:
     """What every case gave: 0 or the errno."""
-    program = seccomp.export_filter(has_namespaces=has_namespaces)
+    return probe(
+        seccomp.export_filter(has_namespaces=has_namespaces),
+        [(NUMBERS[name], arguments) for name, arguments, _, _ in CASES],
+    )
+
+
+def probe(program: bytes | None, calls: list[Any]) -> list[int]:
+    """What every call, by its number, gave under this filter: 0 or the errno."""
     assert program is not None
     done = subprocess.run(
         [sys.executable, "-c", PROBE, program.hex()],
-        input=json.dumps([(NUMBERS[name], arguments) for name, arguments, _, _ in CASES]),
+        input=json.dumps(calls),
         cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -200,6 +208,16 @@ def outcomes(has_namespaces: bool) -> list[int]:
 
 
 pytestmark = pytest.mark.skipif(not seccomp.is_available(), reason="libseccomp is not installed")
+
+
+@pytest.mark.parametrize("has_namespaces", [True, False])
+def test_hidden_processes(has_namespaces: bool) -> None:
+    """Where the server is an ordinary user, no process may hide from it (PR_SET_DUMPABLE)."""
+    hide, show = (4, 0, 0, 0, 0), (4, 1, 0, 0, 0)
+    calls = [(NUMBERS["prctl"], one) for one in (show, hide, (ALIAS + 4, *hide[1:]), show)]
+    for may_hide, refused in ((True, 0), (False, EPERM)):
+        program = seccomp.export_filter(has_namespaces=has_namespaces, may_hide_processes=may_hide)
+        assert probe(program, calls) == [0, refused, refused, 0]
 
 
 @pytest.mark.parametrize("has_namespaces", [True, False])
