@@ -3,7 +3,8 @@
 The tests of a module stay together on one worker, since they share a server. Of the conformance
 table only those of a column do: each takes a minute, and the columns run side by side. Modules that
 start whole servers take long, so they come before those that test a room of the package by itself.
-Tests marked `alone` come last, when all other workers have ended.
+Two minutes of one module come first, so that no worker has only them left in the end. Tests marked
+`alone` come last, when all other workers have ended.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from xdist.scheduler import LoadScopeScheduling
 from xdist.workermanage import WorkerController
 
 PACKAGE = Path(__file__).parents[1] / "era_kernels"
+LONGEST = "tests/sandbox/test_attacks.py"
 ALONE = "alone"
 COLUMN = re.compile(r".*::test_row\[[^-\]]+")  # of the name of a test of the conformance table
 # The scheduler learns only the names of the tests; each worker writes here which are `alone`.
@@ -106,8 +108,9 @@ class AloneLast(LoadScopeScheduling):
             node.shutdown()
 
 
-def _sort_key(unit: tuple[str, dict[str, bool]]) -> tuple[bool, bool, int]:
+def _sort_key(unit: tuple[str, dict[str, bool]]) -> tuple[bool, bool, bool, int]:
     """Returns the sort key of a module: by its kind, then the one with the most tests first."""
     scope, tests = unit
     room = scope.split("/")[1] if scope.count("/") > 1 else ""
-    return scope == ALONE, (PACKAGE / room).is_dir() and room != "", -len(tests)
+    is_of_a_room = (PACKAGE / room).is_dir() and room != ""
+    return scope == ALONE, scope != LONGEST, is_of_a_room, -len(tests)
