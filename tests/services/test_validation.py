@@ -70,14 +70,12 @@ async def test_others_go_on_while_a_size_is_found_out(monkeypatch: pytest.Monkey
     assert yields > 50
 
 
-@pytest.mark.parametrize(
-    "bomb",
-    [{"a": [[]] * 10**6}, dict.fromkeys(map(str, range(10**6))), {"a": [{"b": "x" * 300}] * 10**5}],
-)
-async def test_bombs_are_not_encoded(bomb: dict[str, object]) -> None:
+async def test_bombs_are_not_encoded() -> None:
     """What is far too large is refused without the time that its encoding takes."""
-    with pytest.raises(TooLarge, match="more than 2097152 bytes"):
-        await check_json_size(bomb, "data")
+    names = dict.fromkeys(map(str, range(10**6)))
+    for bomb in ({"a": [[]] * 10**6}, names, {"a": [{"b": "x" * 300}] * 10**5}):
+        with pytest.raises(TooLarge, match="more than 2097152 bytes"):
+            await check_json_size(bomb, "data")
 
 
 def test_merge_is_shallow() -> None:
