@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 10) -> bool:
+def wait_until(condition: Callable[[], object], seconds: float = 30) -> bool:
     """Returns whether the condition came true in time; blocks."""
     deadline = time.monotonic() + seconds
     while not condition():
