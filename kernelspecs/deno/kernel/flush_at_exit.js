@@ -1,9 +1,9 @@
 "use strict";
 /** Publishes the output of a program before it ends its own process, and the kernel with it. */
 
-const { installProcessEnds: installThoseOfNode } = require("../../node/kernel/process_ends.js");
+const { installFlushAtExit: installThoseOfNode } = require("../../node/kernel/flush_at_exit.js");
 
-function installProcessEnds(link) {
+function installFlushAtExit(link) {
   installThoseOfNode(link);
   const { kill } = Deno;
   Deno.kill = function (pid, signal = "SIGTERM") {
@@ -12,4 +12,4 @@ function installProcessEnds(link) {
   };
 }
 
-module.exports = { installProcessEnds };
+module.exports = { installFlushAtExit };

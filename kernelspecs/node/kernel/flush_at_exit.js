@@ -4,7 +4,7 @@
 const early = require("./early.js");
 
 /** Wraps the functions by which a program ends the process, and the kernel with it. */
-function installProcessEnds(link) {
+function installFlushAtExit(link) {
   const { abort, kill, reallyExit } = process;
   process.abort = early.makeForeign(function abortProcess() {
     link.waitForOutput();
@@ -22,4 +22,4 @@ function installProcessEnds(link) {
   return reallyExit.bind(process);
 }
 
-module.exports = { installProcessEnds };
+module.exports = { installFlushAtExit };
