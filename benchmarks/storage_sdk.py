@@ -20,8 +20,8 @@ from typing import Any
 from benchmarks.table import Row, ms
 from era_kernels.errors import StartError
 from era_kernels.kernels.languages import Languages
-from era_kernels.kernels.machine import ServeStorage
 from era_kernels.kernels.machines import Machines
+from era_kernels.kernels.services_in_machine import ServeStorage
 from era_kernels.models import Limits, SessionPaths
 from era_kernels.sandbox.server.sandboxes import Sandboxes
 from era_kernels.sandbox.server.tiers import IsolationPolicy
