@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from era_kernels.kernels.kernel_host import KernelHost
 from era_kernels.kernels.languages import Languages
 from era_kernels.kernels.machine import Machine
+from era_kernels.kernels.machines import Machines
 from era_kernels.models import KernelRequest, Limits, SessionPaths
 from era_kernels.sandbox.server.sandboxes import Sandboxes
 from era_kernels.sandbox.server.tiers import IsolationPolicy
@@ -43,7 +43,7 @@ async def measure_costs(rounds: int) -> tuple[IsolationCost, IsolationCost]:
 
 
 async def _cost(
-    opened_host: tuple[KernelHost, Sandboxes, Path], starts: list[float]
+    opened_host: tuple[Machines, Sandboxes, Path], starts: list[float]
 ) -> IsolationCost:
     host, sandboxes, base = opened_host
     began = time.perf_counter()
@@ -55,7 +55,7 @@ async def _cost(
 
 
 @asynccontextmanager
-async def _host(strongest_tier: int) -> AsyncIterator[tuple[KernelHost, Sandboxes, Path]]:
+async def _host(strongest_tier: int) -> AsyncIterator[tuple[Machines, Sandboxes, Path]]:
     languages = Languages.load()
     with tempfile.TemporaryDirectory(prefix="era-") as directory:
         base = Path(directory)
@@ -67,7 +67,7 @@ async def _host(strongest_tier: int) -> AsyncIterator[tuple[KernelHost, Sandboxe
         sandboxes = await Sandboxes.open(
             base / "r", languages.preload, languages.entry_paths, policy, spare_count=1
         )
-        host = KernelHost(languages, sandboxes)
+        host = Machines(languages, sandboxes)
         try:
             yield host, sandboxes, base
         finally:
@@ -75,7 +75,7 @@ async def _host(strongest_tier: int) -> AsyncIterator[tuple[KernelHost, Sandboxe
             await sandboxes.aclose()
 
 
-async def _start_seconds(host: KernelHost, directory: Path) -> float:
+async def _start_seconds(host: Machines, directory: Path) -> float:
     began = time.perf_counter()
     machine = await _ready_machine(host, directory)
     taken = time.perf_counter() - began
@@ -83,7 +83,7 @@ async def _start_seconds(host: KernelHost, directory: Path) -> float:
     return taken
 
 
-async def _ready_machine(host: KernelHost, directory: Path) -> Machine:
+async def _ready_machine(host: Machines, directory: Path) -> Machine:
     """Returns a machine whose kernel has answered its first run."""
     parts = [directory / name for name in ("workspace", "packages", "cache")]
     for part in parts:

@@ -19,15 +19,15 @@ from typing import Any
 
 from benchmarks.table import Row, ms
 from era_kernels.errors import StartError
-from era_kernels.kernels.kernel_host import KernelHost
 from era_kernels.kernels.languages import Languages
-from era_kernels.kernels.machine import ServeStorage
+from era_kernels.kernels.machines import Machines
+from era_kernels.kernels.services_in_machine import ServeStorage
 from era_kernels.models import Limits, SessionPaths
 from era_kernels.sandbox.server.sandboxes import Sandboxes
 from era_kernels.sandbox.server.tiers import IsolationPolicy
 from era_kernels.web.access import Access
-from era_kernels.web.base import HandlerContext
-from era_kernels.web.sdk import StorageListener
+from era_kernels.web.base_handler import HandlerContext
+from era_kernels.web.storage_listener import StorageListener
 from tests.sdk_host import execute, open_sdk_host, run
 from tests.storage_fakes import Memory, memory_routes
 
@@ -159,7 +159,7 @@ async def _measure_starts() -> tuple[float, float]:
             base / "r", languages.preload, languages.entry_paths, policy, spare_count=1
         )
         kinds: tuple[ServeStorage | None, ...] = (None, listener.attach)
-        hosts = [KernelHost(languages, sandboxes, serve) for serve in kinds]
+        hosts = [Machines(languages, sandboxes, serve) for serve in kinds]
         taken: list[list[float]] = [[], []]
         for number in range(STARTS):
             for which in (0, 1):

@@ -15,12 +15,12 @@ from statistics import median
 from typing import Literal
 
 from benchmarks.table import Row, ms
-from era_kernels.kernels.kernel_host import KernelHost
 from era_kernels.kernels.kernelspecs import builtin_dir
 from era_kernels.kernels.languages import Languages
 from era_kernels.kernels.machine import Machine
+from era_kernels.kernels.machines import Machines
 from era_kernels.models import KernelRequest, Limits, SessionPaths
-from era_kernels.sandbox.server.process_command import Command
+from era_kernels.sandbox.server.process_spec import ProcessSpec
 from era_kernels.sandbox.server.sandbox import Sandbox
 from era_kernels.sandbox.server.sandboxes import Sandboxes
 from era_kernels.sandbox.server.tiers import IsolationPolicy
@@ -77,7 +77,7 @@ async def _measure() -> tuple[float, float, dict[Transport, TransportCost]]:
         sandbox = await sandboxes.open_sandbox(_make_paths(base / "listener"), Limits())
         connect_seconds, hundred_seconds = await _connect_costs(sandbox)
         await sandbox.aclose()
-        host = KernelHost(languages, sandboxes)
+        host = Machines(languages, sandboxes)
         stack.push_async_callback(host.aclose)
         starts: dict[Transport, list[float]] = {"ipc": [], "tcp": []}
         for number in range(STARTS):
@@ -97,7 +97,7 @@ async def _measure() -> tuple[float, float, dict[Transport, TransportCost]]:
 
 async def _connect_costs(sandbox: Sandbox) -> tuple[float, float]:
     """Returns the median of one connection after another, and the time of a hundred at once."""
-    command = Command(argv=(sys.executable, "-c", LISTEN), env={}, cwd="/tmp")
+    command = ProcessSpec(argv=(sys.executable, "-c", LISTEN), env={}, cwd="/tmp")
     process = await sandbox.spawn(command)
     port = int(await anext(aiter(process.stdout)))
     taken = []
@@ -125,7 +125,7 @@ def _make_paths(directory: Path) -> SessionPaths:
     return SessionPaths(*parts)
 
 
-async def _ready_machine(host: KernelHost, language: str, directory: Path) -> Machine:
+async def _ready_machine(host: Machines, language: str, directory: Path) -> Machine:
     machine = await host.open(language, _make_paths(directory), Limits(), {})
     await _run_seconds(machine)
     return machine

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from era_kernels.c_malloc import use_c_library
+from era_kernels.interpreter_malloc import use_c_library
 
 
 def run() -> None:

@@ -18,31 +18,31 @@ from era_kernels.egress.connector import Connector
 from era_kernels.egress.host_network import HostNetwork
 from era_kernels.egress.proxy import EgressProxy
 from era_kernels.egress.resolver import Resolver
-from era_kernels.kernels.kernel_host import KernelHost
 from era_kernels.kernels.languages import Languages
+from era_kernels.kernels.machines import Machines
 from era_kernels.limits_from_settings import service_limits, session_limits
 from era_kernels.models import UNSANDBOXED_TIER, Isolation
-from era_kernels.sandbox.linux.heap import HeapTrimmer
+from era_kernels.sandbox.linux.heap_trimmer import HeapTrimmer
 from era_kernels.sandbox.server import runtime_dirs
 from era_kernels.sandbox.server.disk_reserve import DiskReserve
 from era_kernels.sandbox.server.sandboxes import Sandboxes
 from era_kernels.sandbox.server.tiers import IsolationPolicy
-from era_kernels.services.capacity import KernelLimiter
 from era_kernels.services.context import ServiceContext
 from era_kernels.services.executions.service import ExecutionService
 from era_kernels.services.files import FileService
 from era_kernels.services.idempotency import IdempotentRuns
 from era_kernels.services.inspection import InspectionService
+from era_kernels.services.kernel_limiter import KernelLimiter
 from era_kernels.services.links import LinkService
 from era_kernels.services.metrics import Metrics, ScrapedGauge
 from era_kernels.services.mounts import Mounts
 from era_kernels.services.proxies import Proxies
-from era_kernels.services.public_requests import PublicRequests
-from era_kernels.services.request_handlers import RequestHandlers
+from era_kernels.services.public_cutoff import PublicCutoff
 from era_kernels.services.server_info import ServerInfo
 from era_kernels.services.session_logs import SessionLogs
 from era_kernels.services.sessions import SessionService
 from era_kernels.services.stored_code import StoredCodeService
+from era_kernels.services.stored_code_requests import StoredCodeRequests
 from era_kernels.setting_types import default_max_programs
 from era_kernels.settings import Settings
 from era_kernels.start_checks import load_languages, make_toolchain_dir
@@ -52,11 +52,11 @@ from era_kernels.storage.lost_database import damage_errors
 from era_kernels.stores import Stores, open_stores
 from era_kernels.toolchains.layout import hold_in_use
 from era_kernels.web.access import Access
-from era_kernels.web.base import HandlerContext
+from era_kernels.web.base_handler import HandlerContext
 from era_kernels.web.port_hosts import PortHosts
 from era_kernels.web.routes import Services, make_application, make_storage_routes
-from era_kernels.web.sdk import StorageListener
 from era_kernels.web.server import WebServer, bound_sockets
+from era_kernels.web.storage_listener import StorageListener
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ async def open_app(settings: Settings) -> AsyncIterator[App]:
         undo, stopping = ExitStack(), asyncio.Event()
         sockets = stack.enter_context(bound_sockets(settings.host, settings.port))
         languages = load_languages(settings)
-        metrics, memory, public = Metrics(), MemoryInWork(settings.memory_in_work), PublicRequests()
+        metrics, memory, public = Metrics(), MemoryInWork(settings.memory_in_work), PublicCutoff()
         _start_trimming(stack, memory)
         stores = await open_stores(stack, undo, settings, metrics)
         context = _handler_context(settings, metrics, memory)
@@ -115,7 +115,7 @@ async def open_app(settings: Settings) -> AsyncIterator[App]:
             links=LinkService(sessions, stores.links),
             logs=logs,
             proxies=Proxies(sessions, public, max(1, settings.max_connections // 2)),
-            request_handlers=RequestHandlers(sessions, codes, host.languages),
+            stored_code_requests=StoredCodeRequests(sessions, codes, host.languages),
             resources=stores.resources,
         )
         web = _listen(settings, make_application(services, context), context, sockets)
@@ -173,7 +173,7 @@ async def _open_host(
     storage: StorageListener,
     memory: MemoryInWork,
     internet: EgressProxy,
-) -> KernelHost:
+) -> Machines:
     runtime = stack.enter_context(runtime_dirs.private_runtime_dir())
     stack.enter_context(hold_in_use(languages.toolchains))
     make_toolchain_dir(undo, settings.toolchain_dir)
@@ -198,7 +198,7 @@ async def _open_host(
     stack.push_async_callback(sandboxes.aclose)
     network.watch(sandboxes.outbounds.refresh)
     stack.callback(network.close)
-    host = KernelHost(languages, sandboxes, storage.attach, memory, internet.attach)
+    host = Machines(languages, sandboxes, storage.attach, memory, internet.attach)
     stack.push_async_callback(host.aclose)
     return host
 
@@ -207,11 +207,11 @@ async def _open_sessions(
     stack: AsyncExitStack,
     settings: Settings,
     stores: Stores,
-    host: KernelHost,
+    host: Machines,
     executions: ExecutionService,
     logs: SessionLogs,
     metrics: Metrics,
-    public_requests: PublicRequests,
+    public_cutoff: PublicCutoff,
 ) -> SessionService:
     limits = service_limits(settings)
     sessions = SessionService(
@@ -228,7 +228,7 @@ async def _open_sessions(
             limits=session_limits(settings),
             mounts=Mounts(settings.mounts, host),
             metrics=metrics,
-            public_requests=public_requests,
+            public_cutoff=public_cutoff,
             default_storage=settings.default_storage,
             allow_hosts=settings.allow_hosts,
         )

@@ -21,11 +21,11 @@ from era_kernels.storage.links import LinkStore
 from era_kernels.storage.lost_database import open_database
 from era_kernels.storage.r2 import R2Store
 from era_kernels.storage.resource_stores import ResourceStores
-from era_kernels.storage.resources import ResourceIndex
 from era_kernels.storage.secret import load_or_create_secret
 from era_kernels.storage.session_log import SessionLogStore
 from era_kernels.storage.sessions import SessionStore
 from era_kernels.storage.stored_code import CodeStore
+from era_kernels.storage.stored_items import StoredItemIndex
 from era_kernels.storage.workspaces import Workspaces
 
 
@@ -103,4 +103,4 @@ def _open_resources(
         database, directory.objects, directory.unlink_lock, quotas, settings.max_object, room.check
     )
     stack.push_async_callback(r2.aclose)
-    return ResourceStores(kv, d1, r2, ResourceIndex(database))
+    return ResourceStores(kv, d1, r2, StoredItemIndex(database))

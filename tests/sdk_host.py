@@ -12,9 +12,9 @@ import pytest
 from tornado.ioloop import IOLoop
 
 from era_kernels.errors import StartError
-from era_kernels.kernels.kernel_host import KernelHost
 from era_kernels.kernels.languages import Languages
 from era_kernels.kernels.machine import Machine
+from era_kernels.kernels.machines import Machines
 from era_kernels.kernels.services_in_machine import Permissions
 from era_kernels.models import (
     ALL_STORAGE,
@@ -30,8 +30,8 @@ from era_kernels.models import (
 from era_kernels.sandbox.server.sandboxes import Sandboxes
 from era_kernels.sandbox.server.tiers import IsolationPolicy
 from era_kernels.web.access import Access
-from era_kernels.web.base import HandlerContext
-from era_kernels.web.sdk import StorageListener
+from era_kernels.web.base_handler import HandlerContext
+from era_kernels.web.storage_listener import StorageListener
 from tests.storage_fakes import Memory, memory_routes
 
 LANGUAGE = "python"
@@ -42,7 +42,7 @@ MAX_BODY = 4 * 1024 * 1024
 class SdkHost:
     """A host of kernels, the storage that they reach, and the scope that they have now."""
 
-    kernels: KernelHost
+    kernels: Machines
     sandboxes: Sandboxes
     listener: StorageListener
     memory: Memory
@@ -95,7 +95,7 @@ async def open_sdk_host(tier: int) -> AsyncIterator[SdkHost]:
             None if tier == UNSANDBOXED_TIER else policy,
         )
         stack.push_async_callback(sandboxes.aclose)
-        kernels = KernelHost(languages, sandboxes, listener.attach)
+        kernels = Machines(languages, sandboxes, listener.attach)
         stack.push_async_callback(kernels.aclose)
         yield SdkHost(kernels, sandboxes, listener, memory, directory)
 

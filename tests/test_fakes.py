@@ -9,8 +9,8 @@ from contextlib import aclosing
 from pathlib import Path
 
 from era_kernels.kernels.kernel import Kernel
-from era_kernels.kernels.kernel_host import KernelHost
 from era_kernels.kernels.machine import Machine
+from era_kernels.kernels.machines import Machines
 from era_kernels.models import (
     EndReason,
     ExecutionEnd,
@@ -34,7 +34,7 @@ async def play(script: Script, timeout: float = 30) -> tuple[FakeMachine, list[I
 def test_fakes_have_the_methods_of_the_real_ones() -> None:
     """The fakes have the methods that services call, with the same parameters."""
     shared = {"execute", "interrupt", "wait_ready", "open", "check", "aclose"}
-    for real, fake in ((Kernel, FakeKernel), (Machine, FakeMachine), (KernelHost, FakeHost)):
+    for real, fake in ((Kernel, FakeKernel), (Machine, FakeMachine), (Machines, FakeHost)):
         for name, method in inspect.getmembers(real, inspect.isfunction):
             if name in shared:
                 expected = list(inspect.signature(method).parameters)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from era_kernels import app, cli
-from era_kernels.c_malloc import use_c_library
+from era_kernels.interpreter_malloc import use_c_library
 from tests.server_process import Launcher, Server, temporary_launcher
 
 VARIABLE = "ERA_TEST_STOPS"

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from era_kernels.concurrency.accepting import ConnectionLimit
 from era_kernels.concurrency.background import BackgroundTasks
 from era_kernels.egress.connector import Connector, Outcome
-from era_kernels.egress.session import SessionProxy
+from era_kernels.egress.session_proxy import SessionProxy
 from era_kernels.models import SessionListener
 from era_kernels.models.internet import InternetAccess
 

@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
-from era_kernels.install.builder import ToolchainBuilder
 from era_kernels.install.failures import InstallFailed, describe_os_error
 from era_kernels.install.processes import CommandRunner
 from era_kernels.install.progress import Progress
+from era_kernels.install.toolchain_builder import ToolchainBuilder
 from era_kernels.toolchains.layout import Toolchain, with_required
 
 # The code of sessions runs under other users, and must be able to read all of it.

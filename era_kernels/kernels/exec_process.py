@@ -20,7 +20,7 @@ from typing import Protocol
 
 from era_kernels.concurrency.waiting import ends_within, within_timeout
 from era_kernels.kernels.interrupt_escalation import InterruptEscalation
-from era_kernels.kernels.sandboxes import SandboxProcess
+from era_kernels.kernels.sandbox_interface import SandboxProcess
 from era_kernels.models import (
     EndReason,
     ExecutionEnd,

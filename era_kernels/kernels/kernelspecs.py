@@ -19,7 +19,7 @@ from typing import Literal
 
 from era_kernels.errors import StartError
 from era_kernels.kernels.environment import fill_placeholders, search_path
-from era_kernels.kernels.executables import (
+from era_kernels.kernels.kernel_executables import (
     environment_prefix,
     find_program,
     installation_roots,

@@ -18,17 +18,17 @@ from era_kernels.kernels.crash_output import crash_stderr
 from era_kernels.kernels.environment import build_environment
 from era_kernels.kernels.exec_process import ExecProcess, FailedExec
 from era_kernels.kernels.kernel import Kernel, discard_output
+from era_kernels.kernels.kernel_ports import KernelPorts
 from era_kernels.kernels.kernelspecs import Kernelspec
 from era_kernels.kernels.machine_ports import MachinePorts
 from era_kernels.kernels.receive_budget import ReceiveBudget
-from era_kernels.kernels.sandboxes import Sandbox, SandboxProcess
+from era_kernels.kernels.sandbox_interface import Sandbox, SandboxProcess
 from era_kernels.kernels.services_in_machine import (
     MachineServices,
     Permissions,
     ServerOffer,
 )
 from era_kernels.kernels.socket_connector import AcceptChannel
-from era_kernels.kernels.tcp_ports import TcpPorts
 from era_kernels.kernels.wire_protocol import ConnectionInfo
 from era_kernels.models import (
     EndReason,
@@ -36,7 +36,7 @@ from era_kernels.models import (
     ExitInfo,
     Output,
 )
-from era_kernels.sandbox.server.process_command import Command, ProcessNotStarted
+from era_kernels.sandbox.server.process_spec import ProcessNotStarted, ProcessSpec
 from era_kernels.sandbox.server.sandbox_kill import end_one
 from era_kernels.sandbox.server.server_listeners import ChannelListeners
 
@@ -64,19 +64,19 @@ class Machine:
         kernelspec: Kernelspec,
         sandbox: Sandbox,
         receive_budget: ReceiveBudget,
-        tcp_ports: TcpPorts,
+        kernel_ports: KernelPorts,
         on_late_output: Callable[[list[Output]], None] = discard_output,
     ) -> None:
         """Runs no kernel yet: `start_kernel` does that.
 
-        All kernels share `receive_budget` and `tcp_ports`. `on_late_output` is called with output
-        that no caller waits for, of the kernel and of children that programs left behind.
+        All kernels share `receive_budget` and `kernel_ports`. `on_late_output` is called with
+        output that no caller waits for, of the kernel and of children that programs left behind.
         """
         self.ended: asyncio.Future[ExitInfo] = asyncio.get_running_loop().create_future()
         self._kernelspec = kernelspec
         self._receive_budget = receive_budget
         self._sandbox = sandbox
-        self.ports = MachinePorts(sandbox, kernelspec.network, tcp_ports)
+        self.ports = MachinePorts(sandbox, kernelspec.network, kernel_ports)
         self.services = MachineServices(sandbox, self.ports)
         self._kernel_process: SandboxProcess | None = None
         self._kernel: Kernel | None = None
@@ -139,7 +139,7 @@ class Machine:
     async def _start_kernel(self, env: Mapping[str, str]) -> None:
         try:
             connection_info = self._new_connection()
-            command = self._command(connection_info, env)
+            spec = self._process_spec(connection_info, env)
             # A kernel that is forked is ours, and starts without a heartbeat and its threads.
             has_heartbeat = self._kernelspec.entry is None and not connection_info.connects
             accept_channel = self._listen_for_kernel(connection_info)
@@ -149,7 +149,7 @@ class Machine:
         signal_name = self._kernelspec.dump_signal
         dump_signal = None if signal_name is None else signal.Signals[signal_name]
         mode = self._kernelspec.interrupt_mode
-        process = self._kernel_process = await self._sandbox.spawn(command)
+        process = self._kernel_process = await self._sandbox.spawn(spec)
         process.ended.add_done_callback(self._on_process_ended)
         self._kernel = Kernel(
             connection_info,
@@ -168,7 +168,7 @@ class Machine:
         except KernelStartFailed as error:
             if self.ended.done() and self.ended.result().is_intended:
                 raise
-            extra = {"program": command.name, "why": error.message, "words": self.take_stderr()}
+            extra = {"program": spec.name, "why": error.message, "words": self.take_stderr()}
             log.error("a kernel did not start", extra=extra)
             raise
 
@@ -191,13 +191,13 @@ class Machine:
             return FailedExec.from_os_error("", os.strerror(errno.ENOENT), errno.ENOENT)
         if sum(map(len, itertools.chain(argv, full_env, full_env.values()))) > MAX_ARGUMENTS_LENGTH:
             return FailedExec.from_os_error(argv[0], os.strerror(errno.E2BIG), errno.E2BIG)
-        command = Command(argv=tuple(argv), env=full_env, cwd=self._cwd, subdirectory=cwd or ".")
+        spec = ProcessSpec(argv=tuple(argv), env=full_env, cwd=self._cwd, subdirectory=cwd or ".")
         readable = asyncio.Event()
         stdin_bytes = None if stdin is None else stdin.encode()
         try:
-            process = await self._sandbox.spawn(command, stdin_bytes, readable)
+            process = await self._sandbox.spawn(spec, stdin_bytes, readable)
         except ProcessNotStarted as error:
-            return FailedExec.from_os_error(command.name, error.reason, error.errno)
+            return FailedExec.from_os_error(spec.name, error.reason, error.errno)
         except KernelStartFailed:
             if self.is_running:
                 raise
@@ -276,7 +276,9 @@ class Machine:
         own_env = {**self.services.env, **session_env}
         return build_environment(self._kernelspec.env, self._sandbox.inner_paths, own_env)
 
-    def _command(self, connection_info: ConnectionInfo, session_env: Mapping[str, str]) -> Command:
+    def _process_spec(
+        self, connection_info: ConnectionInfo, session_env: Mapping[str, str]
+    ) -> ProcessSpec:
         """Returns what starts the kernel: its entry in a forked process, or its program.
 
         Raises ValueError.
@@ -284,8 +286,8 @@ class Machine:
         env, file = self._environment(session_env), connection_info.file_in_sandbox
         entry = self._kernelspec.entry
         if entry is not None:
-            return Command(entry=entry, args=(str(file),), env=env, cwd=self._cwd)
-        return Command(argv=self._kernelspec.command(file), env=env, cwd=self._cwd)
+            return ProcessSpec(entry=entry, args=(str(file),), env=env, cwd=self._cwd)
+        return ProcessSpec(argv=self._kernelspec.command(file), env=env, cwd=self._cwd)
 
     def _on_process_ended(self, ended: asyncio.Future[ExitInfo]) -> None:
         if not ended.cancelled():

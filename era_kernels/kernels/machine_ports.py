@@ -7,10 +7,10 @@ import errno
 import os
 import socket
 
-from era_kernels.kernels.sandboxes import Sandbox
-from era_kernels.kernels.tcp_ports import TcpPorts
+from era_kernels.kernels.kernel_ports import KernelPorts
+from era_kernels.kernels.sandbox_interface import Sandbox
 from era_kernels.models import ListeningPort, Network, SessionListener
-from era_kernels.sandbox.server.connections import LOOPBACK6
+from era_kernels.sandbox.server.port_connections import LOOPBACK6
 from era_kernels.sandbox.server.tcp_listeners import list_ports
 
 
@@ -20,7 +20,9 @@ class MachinePorts:
     The ports on which the kernel talks to the server, and the server serves storage, are nobody's.
     """
 
-    def __init__(self, sandbox: Sandbox, network: Network | None, kernel_ports: TcpPorts) -> None:
+    def __init__(
+        self, sandbox: Sandbox, network: Network | None, kernel_ports: KernelPorts
+    ) -> None:
         """All machines share `kernel_ports`, from which kernels that speak tcp get theirs."""
         self._sandbox = sandbox
         self._network = network

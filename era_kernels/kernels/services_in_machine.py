@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from era_kernels.kernels.machine_ports import MachinePorts
-from era_kernels.kernels.sandboxes import Sandbox
+from era_kernels.kernels.sandbox_interface import Sandbox
 from era_kernels.models import (
     ALL_STORAGE,
     NO_INTERNET,

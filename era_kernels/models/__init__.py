@@ -34,7 +34,7 @@ from era_kernels.models.executions import (
     Submission,
     lost_done,
 )
-from era_kernels.models.formats import (
+from era_kernels.models.formatting import (
     GIB,
     KIB,
     MIB,

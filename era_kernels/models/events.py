@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, ClassVar
 
-from era_kernels.models.formats import JsonObject
+from era_kernels.models.formatting import JsonObject
 
 
 @dataclass(frozen=True, slots=True)

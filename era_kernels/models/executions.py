@@ -8,7 +8,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from era_kernels.models.events import Done, ExceptionInfo
-from era_kernels.models.formats import JsonObject, format_duration
+from era_kernels.models.formatting import JsonObject, format_duration
 from era_kernels.models.runtime import ExitInfo
 
 

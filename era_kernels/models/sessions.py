@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
-from era_kernels.models.formats import JsonObject
+from era_kernels.models.formatting import JsonObject
 from era_kernels.models.internet import HostPatterns
 from era_kernels.models.runtime import Limits
 from era_kernels.models.storage_namespaces import StorageScope

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 
-from era_kernels.kernels.kernel_host import KernelHost
 from era_kernels.kernels.machine import Machine
+from era_kernels.kernels.machines import Machines
 from era_kernels.models import (
     ALL_STORAGE,
     MIB,
@@ -19,12 +19,12 @@ from era_kernels.models import (
     StorageScope,
 )
 from era_kernels.models.internet import PROXY_ONLY
-from era_kernels.services.capacity import KernelLimiter
 from era_kernels.services.executions.notices import SessionLimits
 from era_kernels.services.executions.service import ExecutionService
+from era_kernels.services.kernel_limiter import KernelLimiter
 from era_kernels.services.metrics import Metrics
 from era_kernels.services.mounts import Mounts
-from era_kernels.services.public_requests import PublicRequests
+from era_kernels.services.public_cutoff import PublicCutoff
 from era_kernels.services.session_logs import SessionLogs
 from era_kernels.services.validation import ServiceLimits
 from era_kernels.storage.files import FileStore
@@ -39,7 +39,7 @@ _LIMITS = tuple(one.name for one in fields(Limits))
 class ServiceContext:
     """Holds the collaborators that all live sessions share."""
 
-    host: KernelHost
+    host: Machines
     store: SessionStore
     codes: CodeStore
     workspaces: Workspaces
@@ -51,7 +51,7 @@ class ServiceContext:
     limits: Limits
     mounts: Mounts
     metrics: Metrics
-    public_requests: PublicRequests
+    public_cutoff: PublicCutoff
     default_storage: StorageScope = ALL_STORAGE
     allow_hosts: HostPatterns | None = None  # that sessions may reach; None: all
     machines: dict[str, Machine] = field(default_factory=dict)  # that are open, by session

@@ -11,7 +11,7 @@ from era_kernels.concurrency.background import BackgroundTasks
 from era_kernels.errors import EraError, SessionNotFound
 from era_kernels.models import EndReason, Session, Submission, now
 from era_kernels.services.context import ServiceContext
-from era_kernels.services.executions.live import LiveExecution
+from era_kernels.services.executions.live_execution import LiveExecution
 from era_kernels.services.session.session import LiveSession
 from era_kernels.services.session_endings import SessionEndings
 from era_kernels.services.validation import (

@@ -17,7 +17,7 @@ from weakref import WeakValueDictionary
 from era_kernels.concurrency.background import BackgroundTasks
 from era_kernels.errors import EraError, IdempotencyConflict
 from era_kernels.models import ErrorEvent, IdempotencyKey, LoggedEvent, Session, Submission
-from era_kernels.services.executions.live import LiveExecution
+from era_kernels.services.executions.live_execution import LiveExecution
 from era_kernels.services.executions.result import RunResult
 from era_kernels.services.executions.service import ExecutionService
 from era_kernels.services.sessions import SessionService

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from era_kernels.errors import InvalidRequest, NotEnforceable, Unavailable
-from era_kernels.kernels.kernel_host import KernelHost
+from era_kernels.kernels.machines import Machines
 
 RETRY_AFTER_SECONDS = 60  # an operator must do something
 
@@ -14,7 +14,7 @@ RETRY_AFTER_SECONDS = 60  # an operator must do something
 class Mounts:
     """Holds the mounts on offer: name → directory of the host."""
 
-    def __init__(self, offered: Mapping[str, Path], host: KernelHost) -> None:
+    def __init__(self, offered: Mapping[str, Path], host: Machines) -> None:
         self._offered = dict(offered)
         self._host = host
 

@@ -23,8 +23,8 @@ from era_kernels.errors import (
     SessionNotFound,
 )
 from era_kernels.models import ListeningPort
-from era_kernels.services.capacity import RETRY_AFTER_SECONDS
-from era_kernels.services.public_requests import PublicRequests
+from era_kernels.services.kernel_limiter import RETRY_AFTER_SECONDS
+from era_kernels.services.public_cutoff import PublicCutoff
 from era_kernels.services.sessions import SessionService
 
 MAX_REQUESTS = 500
@@ -57,12 +57,12 @@ class Proxies:
     def __init__(
         self,
         sessions: SessionService,
-        public_requests: PublicRequests,
+        public_cutoff: PublicCutoff,
         max_requests: int = MAX_REQUESTS,
     ) -> None:
         """Takes how many requests may be under way together; one session has half of them."""
         self._sessions = sessions
-        self._public_requests = public_requests
+        self._public_cutoff = public_cutoff
         self._max_requests = max_requests
         self._requests: Counter[str] = Counter()
         self._ids: dict[str, str] = {}  # by the label in the name of a host, where that is another
@@ -84,7 +84,7 @@ class Proxies:
                 retry_after=RETRY_AFTER_SECONDS,
             )
         self._requests[session_id] += 1
-        watched = self._public_requests.watch(session_id, close)
+        watched = self._public_cutoff.watch(session_id, close)
         try:
             with nullcontext() if has_token else watched:
                 yield

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from era_kernels.errors import EraError
-from era_kernels.kernels.kernel_host import KernelHost
+from era_kernels.kernels.machines import Machines
 from era_kernels.models import Isolation, JsonObject
 from era_kernels.storage.database import Database
 from era_kernels.storage.r2 import R2Store
@@ -16,7 +16,7 @@ class ServerInfo:
 
     def __init__(
         self,
-        host: KernelHost,
+        host: Machines,
         database: Database,
         objects: R2Store,
         limits: Mapping[str, object],

@@ -10,8 +10,8 @@ from era_kernels.concurrency.background import BackgroundTasks
 from era_kernels.errors import SessionExists
 from era_kernels.models import NewSession, Session, now
 from era_kernels.services.context import ServiceContext
+from era_kernels.services.requested_limits import check_limits
 from era_kernels.services.session_endings import SessionEndings
-from era_kernels.services.session_limits import check_limits
 from era_kernels.services.validation import (
     check_changes,
     check_session_id,

@@ -27,10 +27,10 @@ from era_kernels.models import (
     Variables,
     now,
 )
-from era_kernels.services.capacity import RETRY_AFTER_SECONDS
 from era_kernels.services.context import ServiceContext
 from era_kernels.services.ephemeral import EphemeralSessions
-from era_kernels.services.executions.live import LiveExecution
+from era_kernels.services.executions.live_execution import LiveExecution
+from era_kernels.services.kernel_limiter import RETRY_AFTER_SECONDS
 from era_kernels.services.session.commands import has_run
 from era_kernels.services.session.session import LiveSession
 from era_kernels.services.session_creation import SessionCreator

@@ -13,7 +13,7 @@ from threading import Lock
 from era_kernels.safe_fs.tree import closing_fd
 from era_kernels.storage import lost_and_found, uploads
 from era_kernels.storage.lost_and_found import LostAndFound
-from era_kernels.storage.unfinished import UnfinishedBlobs
+from era_kernels.storage.unfinished_marks import UnfinishedBlobs
 
 log = logging.getLogger(__name__)
 

@@ -11,12 +11,12 @@ from heapq import nsmallest
 
 from era_kernels.models import MAX_CHANGED_PATHS, FileInfo, FilesChanged
 from era_kernels.safe_fs.tree import walk
-from era_kernels.storage import session_data_file
+from era_kernels.storage import workspace_data_file
 from era_kernels.storage.open_file import FileStatus
-from era_kernels.storage.session_data_file import FileStamp
+from era_kernels.storage.workspace_data_file import FileStamp
 
 MAX_ENTRIES = 200_000  # files and directories that are scanned; the rest is not counted
-DATA_FILE_NAME = session_data_file.NAME  # is in every workspace, and is no file of the user
+DATA_FILE_NAME = workspace_data_file.NAME  # is in every workspace, and is no file of the user
 MAX_TOTAL_SIZE = 2**63 - 1  # bytes that a column can hold; sparse files may claim more
 
 # Directories that users do not count as their files: caches of tools, and unpacked packages.

@@ -23,11 +23,11 @@ from era_kernels.safe_fs.tree import closing_fd, ensure_directory, walk
 from era_kernels.storage import content_types, uploads
 from era_kernels.storage.ballast import always_room
 from era_kernels.storage.file_listing import MAX_ENTRIES, FileChange, time_from_mtime
+from era_kernels.storage.file_ownership import chown_like, chown_path_like
 from era_kernels.storage.open_file import FileStatus, OpenFile
-from era_kernels.storage.ownership import chown_like, chown_path_like
-from era_kernels.storage.session_data_file import FileStamp
 from era_kernels.storage.threads import StorageThreads
 from era_kernels.storage.uploads import Upload
+from era_kernels.storage.workspace_data_file import FileStamp
 from era_kernels.storage.writing import write_all
 
 THREADS = 4  # threads for quick work, and as many for uploads, which wait for the disk

@@ -22,7 +22,7 @@ from era_kernels.storage.database import Database, ignore_report
 from era_kernels.storage.group_commit import TransactionReport
 from era_kernels.storage.lost_and_found import LostAndFound
 from era_kernels.storage.migrations import MIGRATIONS
-from era_kernels.storage.unfinished import is_unfinished
+from era_kernels.storage.unfinished_marks import is_unfinished
 from era_kernels.storage.workspaces import own_directories
 
 

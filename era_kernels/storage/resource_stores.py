@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from era_kernels.storage.d1.store import D1Store
 from era_kernels.storage.kv import KVStore
 from era_kernels.storage.r2 import R2Store
-from era_kernels.storage.resources import ResourceIndex
+from era_kernels.storage.stored_items import StoredItemIndex
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,4 +17,4 @@ class ResourceStores:
     kv: KVStore
     d1: D1Store
     r2: R2Store
-    index: ResourceIndex
+    index: StoredItemIndex

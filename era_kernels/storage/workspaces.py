@@ -25,13 +25,13 @@ from era_kernels.safe_fs.openat import open_directory, raise_shortage
 from era_kernels.safe_fs.trash import PATIENCE, Trash
 from era_kernels.safe_fs.tree import closing_fd, ensure_directory
 from era_kernels.storage import content_types, file_listing, lost_and_found
-from era_kernels.storage import session_data_file as data_files
+from era_kernels.storage import workspace_data_file as data_files
 from era_kernels.storage.ballast import always_room
 from era_kernels.storage.file_listing import FileChange, FileListing
 from era_kernels.storage.lost_and_found import LostAndFound
-from era_kernels.storage.session_data_file import SessionDataFile
 from era_kernels.storage.threads import StorageThreads
-from era_kernels.storage.unfinished import UnfinishedDirectories, is_unfinished
+from era_kernels.storage.unfinished_marks import UnfinishedDirectories, is_unfinished
+from era_kernels.storage.workspace_data_file import WorkspaceDataFile
 
 log = logging.getLogger(__name__)
 
@@ -39,8 +39,8 @@ __all__ = [
     "CopyCancelled",
     "FileChange",
     "FileListing",
-    "SessionDataFile",
     "WorkspaceChanges",
+    "WorkspaceDataFile",
     "Workspaces",
 ]
 
@@ -63,7 +63,7 @@ class WorkspaceChanges:
     """The effects of a run: `data` if code changed them, `data_file` None if it is broken."""
 
     listing: FileListing
-    data_file: SessionDataFile | None
+    data_file: WorkspaceDataFile | None
     data: JsonObject | None
     files_changed: FilesChanged
 
@@ -104,8 +104,8 @@ class Workspaces:
         return name
 
     async def write_data_file(
-        self, directory: str, data: JsonObject, data_file: SessionDataFile | None
-    ) -> SessionDataFile:
+        self, directory: str, data: JsonObject, data_file: WorkspaceDataFile | None
+    ) -> WorkspaceDataFile:
         """Makes missing directories, and writes `data` to `.session_data.json` if they differ.
 
         Raises StorageFailed, InsufficientStorage.
@@ -113,7 +113,7 @@ class Workspaces:
         return await self._run_threads.run(self._write_data_file, directory, data, data_file)
 
     async def read_changes(
-        self, directory: str, listing: FileListing | None, data_file: SessionDataFile | None
+        self, directory: str, listing: FileListing | None, data_file: WorkspaceDataFile | None
     ) -> WorkspaceChanges:
         """Finds what changed since the listing, and since `write_data_file` returned `data_file`.
 
@@ -185,8 +185,8 @@ class Workspaces:
     # ------------------------------------------------------------ in a thread
 
     def _write_data_file(
-        self, directory: str, data: JsonObject, data_file: SessionDataFile | None
-    ) -> SessionDataFile:
+        self, directory: str, data: JsonObject, data_file: WorkspaceDataFile | None
+    ) -> WorkspaceDataFile:
         with self._open(directory) as session_directory:
             for part in SUBDIRECTORIES:
                 ensure_directory(session_directory, part)
@@ -196,7 +196,7 @@ class Workspaces:
                     return data_files.write_if_changed(workspace, state, data, data_file)
 
     def _read_changes(
-        self, directory: str, before: FileListing | None, data_file: SessionDataFile | None
+        self, directory: str, before: FileListing | None, data_file: WorkspaceDataFile | None
     ) -> WorkspaceChanges:
         with self._open(directory) as session_directory:
             try:
@@ -316,7 +316,7 @@ def own_directories(sessions: Path) -> list[str]:
 def _compare(
     listing: FileListing,
     before: FileListing | None,
-    data_file: SessionDataFile | None,
+    data_file: WorkspaceDataFile | None,
     data: JsonObject | None,
 ) -> WorkspaceChanges:
     changed = NO_FILES_CHANGED if before is None else listing.changes_since(before)

@@ -15,9 +15,10 @@ import click
 
 from era_kernels.errors import InvalidRequest
 from era_kernels.models import JsonObject
+from era_kernels.storage_commands.d1_client import open_d1_client
 from era_kernels.storage_commands.d1_tables import list_tables
-from era_kernels.storage_commands.databases import open_databases
-from era_kernels.storage_commands.objects import ObjectInfo, open_objects
+from era_kernels.storage_commands.export_import import export, import_
+from era_kernels.storage_commands.kv_client import Value, open_kv_client
 from era_kernels.storage_commands.options import (
     PATH,
     input_file,
@@ -27,11 +28,10 @@ from era_kernels.storage_commands.options import (
     parse_object,
     with_access,
 )
-from era_kernels.storage_commands.rows import encode_line
+from era_kernels.storage_commands.r2_client import ObjectInfo, open_r2_client
+from era_kernels.storage_commands.row_formats import encode_line
 from era_kernels.storage_commands.server_or_directory import CHUNK_BYTES
 from era_kernels.storage_commands.sql_command import sql
-from era_kernels.storage_commands.transfers import export, import_
-from era_kernels.storage_commands.values import Value, open_values
 
 
 @click.group()
@@ -58,15 +58,15 @@ def list_(type_: str, prefix: str, **access: Any) -> None:
 
 def _listed(type_: str, prefix: str, access: dict[str, Any]) -> Iterator[JsonObject]:
     if type_ == "kv":
-        with opened(open_values, access) as (values, namespace):
+        with opened(open_kv_client, access) as (values, namespace):
             for key, metadata in values.list(namespace, prefix):
                 yield {"key": key, "metadata": metadata}
     elif type_ == "r2":
-        with opened(open_objects, access) as (objects, namespace):
+        with opened(open_r2_client, access) as (objects, namespace):
             for key, info in objects.list(namespace, prefix):
                 yield {"key": key, "size": info.size, "etag": info.etag}
     else:
-        with opened(open_databases, access) as (databases, namespace):
+        with opened(open_d1_client, access) as (databases, namespace):
             for table in list_tables(databases, namespace):
                 if table.name.startswith(prefix):
                     yield {"table": table.name, "type": table.type, "columns": table.columns}
@@ -79,13 +79,13 @@ def _listed(type_: str, prefix: str, access: dict[str, Any]) -> Iterator[JsonObj
 def get(type_: str, key: str, output: Path | None, **access: Any) -> None:
     """Write a value's text or an object's bytes to a file or to stdout, just as they are."""
     if type_ == "kv":
-        with opened(open_values, access) as (values, namespace):
+        with opened(open_kv_client, access) as (values, namespace):
             data = values.get(namespace, _checked(key)).text.encode()
             with output_file(output, replaces=True) as target:
                 target.write(data)
     else:
         with (
-            opened(open_objects, access) as (objects, namespace),
+            opened(open_r2_client, access) as (objects, namespace),
             objects.open(namespace, _checked(key)) as (_, reader),
             output_file(output, replaces=True) as target,
         ):
@@ -124,14 +124,17 @@ def put(
         raise click.UsageError("Give FILE or --value, not both.")
     about = parse_object(metadata, "--metadata")
     if type_ == "kv":
-        with opened(open_values, access) as (values, namespace), _content(file, value) as (data, _):
+        with (
+            opened(open_kv_client, access) as (values, namespace),
+            _content(file, value) as (data, _),
+        ):
             values.put(namespace, _checked(key), Value(_text(data.read()), about, ttl))
         return
     if not all(isinstance(one, str) for one in about.values()):
         raise click.UsageError("--metadata of an object holds texts.")
     if content_type is None:
         content_type = mimetypes.guess_type(f"/{file or key}")[0] or ""
-    with opened(open_objects, access) as (objects, namespace), _content(file, value) as found:
+    with opened(open_r2_client, access) as (objects, namespace), _content(file, value) as found:
         source, size = found
         objects.put(namespace, _checked(key), source, ObjectInfo(size, "", content_type, about))
 
@@ -169,8 +172,8 @@ def _checked(key: str) -> str:
 def delete(type_: str, key: str, **access: Any) -> None:
     """Delete a key or an object, if there is one."""
     if type_ == "kv":
-        with opened(open_values, access) as (values, namespace):
+        with opened(open_kv_client, access) as (values, namespace):
             values.delete(namespace, _checked(key))
     else:
-        with opened(open_objects, access) as (objects, namespace):
+        with opened(open_r2_client, access) as (objects, namespace):
             objects.delete(namespace, _checked(key))

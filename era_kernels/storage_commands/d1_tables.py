@@ -11,8 +11,8 @@ from itertools import chain
 from typing import Any, BinaryIO
 
 from era_kernels.errors import EraError, SqlError, StartError, TooLarge
-from era_kernels.storage_commands.databases import Databases
-from era_kernels.storage_commands.rows import Row, encode_csv, encode_line
+from era_kernels.storage_commands.d1_client import D1Client
+from era_kernels.storage_commands.row_formats import Row, encode_csv, encode_line
 
 PAGE = 1000  # rows that are read at once, fewer where they are large
 MAX_BATCH_ROWS = 500
@@ -38,7 +38,7 @@ class Table:
     generated: frozenset[str]
 
 
-def list_tables(databases: Databases, namespace: str) -> list[Table]:
+def list_tables(databases: D1Client, namespace: str) -> list[Table]:
     """Returns the tables and views of a database, sorted by name. Raises EraError, StartError."""
     found = databases.query(namespace, _TABLES).rows or []
     # Those in which a virtual table keeps its data begin with its name.
@@ -50,7 +50,7 @@ def list_tables(databases: Databases, namespace: str) -> list[Table]:
     ]
 
 
-def find_table(databases: Databases, namespace: str, name: str) -> Table | None:
+def find_table(databases: D1Client, namespace: str, name: str) -> Table | None:
     """Returns a table or a view, None where there is none. Raises EraError, StartError."""
     sql = (
         "SELECT name, type FROM sqlite_schema "
@@ -60,7 +60,7 @@ def find_table(databases: Databases, namespace: str, name: str) -> Table | None:
     return _describe(databases, namespace, rows[0]["name"], rows[0]["type"]) if rows else None
 
 
-def _describe(databases: Databases, namespace: str, name: str, type_: str) -> Table:
+def _describe(databases: D1Client, namespace: str, name: str, type_: str) -> Table:
     rows = databases.query(namespace, f"PRAGMA table_xinfo({quoted(name)})").rows or []
     shown = [row for row in rows if row["hidden"] != 1]
     key = sorted((row["pk"], row["name"]) for row in shown if row["pk"])
@@ -76,7 +76,7 @@ def quoted(name: str) -> str:
 # ---------------------------------------------------------------- out
 
 
-def read_table(databases: Databases, namespace: str, table: Table) -> Iterator[Row]:
+def read_table(databases: D1Client, namespace: str, table: Table) -> Iterator[Row]:
     """Yields all rows of a table, in the order of its keys; a view is one page.
 
     A row that is there all the time comes once, whatever others write meanwhile.
@@ -107,7 +107,7 @@ def read_table(databases: Databases, namespace: str, table: Table) -> Iterator[R
             return
 
 
-def _key_expressions(databases: Databases, namespace: str, table: Table) -> list[str]:
+def _key_expressions(databases: D1Client, namespace: str, table: Table) -> list[str]:
     """Returns what names a row: its number, or the primary key of a table without numbers."""
     taken = {column.lower() for column in table.columns}
     for name in ("rowid", "_rowid_", "oid"):
@@ -153,7 +153,7 @@ def write_lines(target: BinaryIO, columns: Sequence[str], rows: Iterable[Row]) -
 
 
 def import_rows(
-    databases: Databases,
+    databases: D1Client,
     namespace: str,
     table: str,
     read: Callable[[], Iterator[tuple[int, Row]]],
@@ -186,7 +186,7 @@ def import_rows(
 
 
 def _import_by_steps(
-    databases: Databases,
+    databases: D1Client,
     namespace: str,
     target: str,
     names: Sequence[str],

@@ -9,10 +9,10 @@ from typing import Any
 import click
 
 from era_kernels.errors import SqlReadOnly, StartError
+from era_kernels.storage_commands.d1_client import Params, open_d1_client
 from era_kernels.storage_commands.d1_tables import write_csv, write_lines
-from era_kernels.storage_commands.databases import Params, open_databases
 from era_kernels.storage_commands.options import opened, output_file, with_access
-from era_kernels.storage_commands.rows import format_table, is_storable, parse_number
+from era_kernels.storage_commands.row_formats import format_table, is_storable, parse_number
 
 
 @click.command()
@@ -44,7 +44,7 @@ def sql(
         text = sys.stdin.buffer.read().decode() if sql == "-" else sql
     except UnicodeDecodeError as error:
         raise click.UsageError(f"The SQL is no UTF-8 (byte {error.start}).") from error
-    with opened(open_databases, access) as (databases, namespace):
+    with opened(open_d1_client, access) as (databases, namespace):
         try:
             if write:
                 answer = databases.execute(namespace, text, values)

@@ -12,13 +12,13 @@ from typing import Any, BinaryIO
 
 from era_kernels.errors import KeyNotFound, StartError
 from era_kernels.models import JsonObject
-from era_kernels.storage_commands.rows import encode_line, read_lines
-from era_kernels.storage_commands.values import Value, Values
+from era_kernels.storage_commands.kv_client import KVClient, Value
+from era_kernels.storage_commands.row_formats import encode_line, read_lines
 
 _FIELDS = {"key", "value", "metadata", "ttl"}
 
 
-def export_values(values: Values, namespace: str, target: BinaryIO) -> int:
+def export_values(values: KVClient, namespace: str, target: BinaryIO) -> int:
     """Writes all values of a namespace; returns how many. Raises EraError, StartError, OSError."""
     count = 0
     for key, _ in values.list(namespace):
@@ -34,7 +34,7 @@ def export_values(values: Values, namespace: str, target: BinaryIO) -> int:
     return count
 
 
-def import_values(values: Values, namespace: str, source: BinaryIO) -> int:
+def import_values(values: KVClient, namespace: str, source: BinaryIO) -> int:
     """Puts all values of an export, once all its lines were looked at; returns how many.
 
     Raises EraError; StartError with the number of a line that is wrong.

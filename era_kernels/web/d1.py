@@ -13,11 +13,11 @@ from era_kernels import json_codec
 from era_kernels.models import JsonObject
 from era_kernels.storage.d1.replies import D1Result
 from era_kernels.storage.d1.store import D1Statement
-from era_kernels.web.base import ClientDisconnected, HandlerContext
+from era_kernels.web.base_handler import ClientDisconnected, HandlerContext
 from era_kernels.web.operations import Operation
-from era_kernels.web.requests import RequestModel
-from era_kernels.web.responses import ResponseModel
-from era_kernels.web.storage import StorageHandler, wait_for_turn
+from era_kernels.web.request_models import RequestModel
+from era_kernels.web.response_models import ResponseModel
+from era_kernels.web.storage_handler import StorageHandler, wait_for_turn
 
 if TYPE_CHECKING:
     from era_kernels.storage.d1.store import D1Store

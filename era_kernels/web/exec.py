@@ -11,10 +11,10 @@ from pydantic_core import PydanticCustomError
 
 from era_kernels.errors import InvalidRequest
 from era_kernels.models import ExecSubmission
-from era_kernels.web.base import BaseHandler, HandlerContext
+from era_kernels.web.base_handler import BaseHandler, HandlerContext
 from era_kernels.web.operations import Operation
-from era_kernels.web.requests import Env, TextList, TimeoutFields
-from era_kernels.web.responses import (
+from era_kernels.web.request_models import Env, TextList, TimeoutFields
+from era_kernels.web.run_responses import (
     ExecAnswer,
     TimedOutExecAnswer,
     estimated_size,
@@ -31,7 +31,7 @@ from era_kernels.web.runs import (
 from era_kernels.web.sse import EventStream
 
 if TYPE_CHECKING:
-    from era_kernels.services.executions.live import LiveExecution
+    from era_kernels.services.executions.live_execution import LiveExecution
     from era_kernels.services.sessions import SessionService
 
 SHELL = ("/bin/sh", "-c")

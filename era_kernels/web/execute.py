@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from pydantic import ConfigDict, Field
 
 from era_kernels.models import Submission
-from era_kernels.web.base import BaseHandler, ClientDisconnected, HandlerContext
+from era_kernels.web.base_handler import BaseHandler, ClientDisconnected, HandlerContext
 from era_kernels.web.operations import Operation
-from era_kernels.web.requests import Env, TextMap, TimeoutFields
-from era_kernels.web.responses import (
+from era_kernels.web.request_models import Env, TextMap, TimeoutFields
+from era_kernels.web.run_responses import (
     ExecuteAnswer,
     TimedOutExecuteAnswer,
     estimated_size,

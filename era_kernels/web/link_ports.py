@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from era_kernels.models import Link
 from era_kernels.services.links import PORT_SECRET, unknown_link
 from era_kernels.web import forwarding
-from era_kernels.web.base import HandlerContext
+from era_kernels.web.base_handler import HandlerContext
 from era_kernels.web.link_files import LOGGED_PATH, REFERRER_POLICY
 from era_kernels.web.proxy import ProxyHandler
 from era_kernels.web.proxy_headers import Place, to_target
@@ -17,7 +17,7 @@ from era_kernels.web.proxy_headers import Place, to_target
 if TYPE_CHECKING:
     from era_kernels.services.links import LinkService
     from era_kernels.services.proxies import Proxies
-    from era_kernels.services.request_handlers import RequestHandlers
+    from era_kernels.services.stored_code_requests import StoredCodeRequests
 
 
 class PortLinkHandler(ProxyHandler):
@@ -27,10 +27,10 @@ class PortLinkHandler(ProxyHandler):
         self,
         context: HandlerContext,
         proxies: Proxies,
-        handlers: RequestHandlers,
+        code_requests: StoredCodeRequests,
         links: LinkService,
     ) -> None:
-        super().initialize(context, proxies, handlers)
+        super().initialize(context, proxies, code_requests)
         self._links = links
         self._link: Link | None = None
         self.logged_path = LOGGED_PATH

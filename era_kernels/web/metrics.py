@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from era_kernels.services.metrics import CONTENT_TYPE
-from era_kernels.web.base import BaseHandler
+from era_kernels.web.base_handler import BaseHandler
 from era_kernels.web.operations import Media, Operation
 
 

@@ -9,7 +9,7 @@ from tornado.web import HTTPError
 
 from era_kernels.errors import EraError, NotFound
 from era_kernels.services.links import FILE_SECRET, PORT_SECRET
-from era_kernels.web.base import BaseHandler, HandlerContext
+from era_kernels.web.base_handler import BaseHandler, HandlerContext
 
 _SECRET = re.compile(f"{FILE_SECRET.pattern}|{PORT_SECRET.pattern}")  # of a mistyped link
 _HINT = "GET /openapi.json tells what is, and the page /docs shows it."

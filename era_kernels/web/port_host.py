@@ -12,7 +12,7 @@ from era_kernels.services.links import unknown_link
 from era_kernels.services.proxies import host_label
 from era_kernels.web import forwarding, link_cookies
 from era_kernels.web.access import Caller
-from era_kernels.web.base import HandlerContext
+from era_kernels.web.base_handler import HandlerContext
 from era_kernels.web.link_ports import PortLinkHandler
 from era_kernels.web.port_hosts import parse_host
 from era_kernels.web.ports import MAX_PORT
@@ -22,7 +22,7 @@ from era_kernels.web.proxy_headers import Headers, Place, to_target
 if TYPE_CHECKING:
     from era_kernels.services.links import LinkService
     from era_kernels.services.proxies import Proxies
-    from era_kernels.services.request_handlers import RequestHandlers
+    from era_kernels.services.stored_code_requests import StoredCodeRequests
 
 
 class PortHostHandler(ProxyHandler):
@@ -32,10 +32,10 @@ class PortHostHandler(ProxyHandler):
         self,
         context: HandlerContext,
         proxies: Proxies,
-        handlers: RequestHandlers,
+        code_requests: StoredCodeRequests,
         links: LinkService,
     ) -> None:
-        super().initialize(context, proxies, handlers)
+        super().initialize(context, proxies, code_requests)
         self._links = links
         self._link: Link | None = None  # that a cookie of the request stands for
 

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from era_kernels.web.base import BaseHandler, HandlerContext
+from era_kernels.web.base_handler import BaseHandler, HandlerContext
 from era_kernels.web.operations import Media, Operation
-from era_kernels.web.requests import QueryModel
-from era_kernels.web.responses import ResponseModel
+from era_kernels.web.request_models import QueryModel
+from era_kernels.web.response_models import ResponseModel
 
 if TYPE_CHECKING:
     from era_kernels.services.proxies import Proxies

@@ -26,14 +26,14 @@ from era_kernels.errors import (
 )
 from era_kernels.web import (
     forwarding,
-    handler_code,
     headers,
     proxy_headers,
-    requests,
+    request_models,
     sandboxed_page_cors,
+    stored_code_exchange,
 )
 from era_kernels.web.access import Caller
-from era_kernels.web.base import (
+from era_kernels.web.base_handler import (
     DISCARD_TIMEOUT,
     MAX_DISCARDED_BODY,
     BaseHandler,
@@ -41,16 +41,16 @@ from era_kernels.web.base import (
     HandlerContext,
 )
 from era_kernels.web.connections import client_of
+from era_kernels.web.file_transfers import CONTENT_SECURITY_POLICY, UPLOAD_TIMEOUT
 from era_kernels.web.ports import MAX_PORT, REACH_PORT
 from era_kernels.web.proxy_headers import Headers, Place, to_target
 from era_kernels.web.trailers import send_trailers
-from era_kernels.web.transfers import CONTENT_SECURITY_POLICY, UPLOAD_TIMEOUT
 from era_kernels.web.tunnel import join_streams
 from era_kernels.web.upstream import READ_BYTES, Upstream
 
 if TYPE_CHECKING:
     from era_kernels.services.proxies import Proxies
-    from era_kernels.services.request_handlers import RequestHandlers
+    from era_kernels.services.stored_code_requests import StoredCodeRequests
 
 METHODS = (
     "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "QUERY",
@@ -71,11 +71,11 @@ class ProxyHandler(BaseHandler):
     operations = {"GET": REACH_PORT}
 
     def initialize(
-        self, context: HandlerContext, proxies: Proxies, handlers: RequestHandlers
+        self, context: HandlerContext, proxies: Proxies, code_requests: StoredCodeRequests
     ) -> None:
         super().initialize(context)
         self._proxies = proxies
-        self._handlers = handlers
+        self._code_requests = code_requests
         self._code: str | None = None  # that answers, where nothing listens
         self._upstream: Upstream | None = None
         self._relay_task: asyncio.Task[None] | None = None
@@ -102,7 +102,7 @@ class ProxyHandler(BaseHandler):
 
     @property
     def max_body(self) -> int:
-        return ANY_SIZE if self._code is None else handler_code.MAX_BODY
+        return ANY_SIZE if self._code is None else stored_code_exchange.MAX_BODY
 
     def allowed_methods(self) -> str:
         return ", ".join(METHODS)
@@ -117,7 +117,7 @@ class ProxyHandler(BaseHandler):
         self._session_id, found = unquote(session_id), _PORT.fullmatch(unquote(port))
         if found is None or int(found[1]) > MAX_PORT:
             raise InvalidPath("This is no path to a port of a session.", format=FORMAT)
-        requests.check_id(self._session_id)
+        request_models.check_id(self._session_id)
         prefix = f"/proxy/{self._session_id}/{found[1]}"
         # Where a browser opens the port itself, relative links would lead past its path.
         if len(parts) == 4 and forwarding.is_navigation(self.request):
@@ -188,15 +188,17 @@ class ProxyHandler(BaseHandler):
 
     async def _find_code(self) -> str:
         """Returns the stored code. Raises NothingListening, TooLarge."""
-        code = await self._handlers.find_code(self._session_id)
+        code = await self._code_requests.find_code(self._session_id)
         if code is None:
             raise NothingListening(
                 f"Nothing listens on port {self._place.port} of this session, and it has no "
                 "stored code.",
                 hint="Its code must serve on 127.0.0.1; GET …/ports lists what listens.",
             )
-        if headers.parse_content_length(self.request.headers) > handler_code.MAX_BODY:
-            raise TooLarge(f"Stored code takes bodies of at most {handler_code.MAX_BODY} bytes.")
+        if headers.parse_content_length(self.request.headers) > stored_code_exchange.MAX_BODY:
+            raise TooLarge(
+                f"Stored code takes bodies of at most {stored_code_exchange.MAX_BODY} bytes."
+            )
         return code
 
     async def _send_head(self, upstream: Upstream) -> None:
@@ -258,13 +260,13 @@ class ProxyHandler(BaseHandler):
 
     async def _answer_by_code(self, code: str) -> None:
         """Runs the stored code, and answers with what it prints."""
-        env = handler_code.request_env(
+        env = stored_code_exchange.request_env(
             self.request, self._place, self._request_headers(), self._body.take()
         )
         base_url = self.context.access.base_url(self.request)
-        result = await self._handlers.run(self._session_id, code, env, base_url)
+        result = await self._code_requests.run(self._session_id, code, env, base_url)
         self.set_sticky_header("X-Execution-Id", result.execution_id)
-        status, given, body = await handler_code.parse_answer(result, self._place)
+        status, given, body = await stored_code_exchange.parse_answer(result, self._place)
         self._set_head(status, "", given)
         self.finish(None if status in (204, 304) else body)
 

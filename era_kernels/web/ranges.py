@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from era_kernels.errors import RangeNotSatisfiable
-from era_kernels.web.base import BaseHandler
+from era_kernels.web.base_handler import BaseHandler
 
 _RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})", re.IGNORECASE)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from tornado.web import Application, RequestHandler
 
 from era_kernels.services.links import PORT_SECRET
-from era_kernels.web.base import BaseHandler, HandlerContext
+from era_kernels.web.base_handler import BaseHandler, HandlerContext
 from era_kernels.web.code import CodeHandler
 from era_kernels.web.d1 import D1BatchHandler, D1ExecHandler, D1QueryHandler
 from era_kernels.web.duplicate import DuplicateHandler
@@ -41,10 +41,10 @@ from era_kernels.web.port_host import PortHostHandler, PortHostLinkHandler
 from era_kernels.web.ports import HostHandler, PortsHandler
 from era_kernels.web.proxy import ProxyHandler
 from era_kernels.web.r2 import R2NamespaceHandler, R2ObjectHandler
-from era_kernels.web.resource_listing import ResourcesHandler, ResourceStatsHandler
 from era_kernels.web.runs import RunHandler, StreamHandler
 from era_kernels.web.sessions import RestartHandler, SessionHandler, SessionsHandler
-from era_kernels.web.storage import StoragePathHandler
+from era_kernels.web.storage_handler import StoragePathHandler
+from era_kernels.web.stored_item_listing import ResourcesHandler, ResourceStatsHandler
 from era_kernels.web.swagger_ui import DocsFileHandler, DocsHandler, RootHandler
 
 if TYPE_CHECKING:
@@ -54,13 +54,13 @@ if TYPE_CHECKING:
     from era_kernels.services.inspection import InspectionService
     from era_kernels.services.links import LinkService
     from era_kernels.services.proxies import Proxies
-    from era_kernels.services.request_handlers import RequestHandlers
     from era_kernels.services.server_info import ServerInfo
     from era_kernels.services.session_logs import SessionLogs
     from era_kernels.services.sessions import SessionService
     from era_kernels.services.stored_code import StoredCodeService
+    from era_kernels.services.stored_code_requests import StoredCodeRequests
     from era_kernels.storage.resource_stores import ResourceStores
-    from era_kernels.storage.resources import ResourceIndex
+    from era_kernels.storage.stored_items import StoredItemIndex
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ class Services:
     links: LinkService
     logs: SessionLogs
     proxies: Proxies
-    request_handlers: RequestHandlers
+    stored_code_requests: StoredCodeRequests
     resources: ResourceStores
 
 
@@ -90,7 +90,7 @@ def make_application(services: Services, context: HandlerContext) -> Application
     """Returns the Tornado application that serves every path."""
     storage_routes = make_storage_routes(services.resources)
     routes = [*make_routes(services), *make_resource_routes(services.resources.index)]
-    for_proxy = {"proxies": services.proxies, "handlers": services.request_handlers}
+    for_proxy = {"proxies": services.proxies, "code_requests": services.stored_code_requests}
     for_links = {**for_proxy, "links": services.links}
     for_files = {"files": services.files, "links": services.links, "proxies": services.proxies}
     document = Document([*routes, *make_served_routes(), *storage_routes])
@@ -218,7 +218,7 @@ def make_storage_routes(stores: ResourceStores) -> list[Route]:
     ]
 
 
-def make_resource_routes(index: ResourceIndex) -> list[Route]:
+def make_resource_routes(index: StoredItemIndex) -> list[Route]:
     """Returns the paths that list and count all that is stored."""
     for_resources = {"resources": index}
     return [

@@ -16,10 +16,10 @@ from pydantic import ConfigDict, Field
 from era_kernels.errors import InvalidRequest
 from era_kernels.json_incremental import LARGE_BYTES
 from era_kernels.models import Submission
-from era_kernels.web.base import BaseHandler, ClientDisconnected, HandlerContext
+from era_kernels.web.base_handler import BaseHandler, ClientDisconnected, HandlerContext
 from era_kernels.web.headers import IDEMPOTENCY_KEY, check_uncompressed
 from era_kernels.web.operations import Media, Operation, RequestHeader
-from era_kernels.web.requests import (
+from era_kernels.web.request_models import (
     FIXED_AT_CREATION,
     Env,
     JsonMap,
@@ -27,8 +27,8 @@ from era_kernels.web.requests import (
     QuerySeconds,
     TimeoutFields,
 )
-from era_kernels.web.responses import (
-    ResponseModel,
+from era_kernels.web.response_models import ResponseModel
+from era_kernels.web.run_responses import (
     RunAnswer,
     TimedOutRunAnswer,
     estimated_size,
@@ -38,7 +38,7 @@ from era_kernels.web.responses import (
 from era_kernels.web.sse import EventStream
 
 if TYPE_CHECKING:
-    from era_kernels.services.executions.live import LiveExecution
+    from era_kernels.services.executions.live_execution import LiveExecution
     from era_kernels.services.idempotency import FinishedExecution, IdempotentRuns
     from era_kernels.services.sessions import SessionService
     from era_kernels.services.stored_code import StoredCodeService

@@ -10,7 +10,7 @@ from tornado.httputil import HTTPServerRequest
 from era_kernels.web.access import is_sandboxed
 
 if TYPE_CHECKING:
-    from era_kernels.web.base import BaseHandler
+    from era_kernels.web.base_handler import BaseHandler
 
 _HEADER_NAMES = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~, -]{1,2000}")
 

@@ -18,10 +18,10 @@ from era_kernels.models import (
     now,
     to_iso,
 )
-from era_kernels.services.session_limits import LIMIT_FIELDS
-from era_kernels.web.base import BaseHandler, HandlerContext
+from era_kernels.services.requested_limits import LIMIT_FIELDS
+from era_kernels.web.base_handler import BaseHandler, HandlerContext
 from era_kernels.web.operations import Operation
-from era_kernels.web.requests import (
+from era_kernels.web.request_models import (
     FIXED_AT_CREATION,
     HostPatternsField,
     JsonMap,

@@ -12,7 +12,7 @@ from era_kernels.concurrency.background import cancel_and_wait
 from era_kernels.concurrency.cooperative import Yielder
 from era_kernels.errors import EraError
 from era_kernels.models import ErrorEvent, JsonObject, LoggedEvent, event_to_json
-from era_kernels.web.base import BaseHandler, ClientDisconnected
+from era_kernels.web.base_handler import BaseHandler, ClientDisconnected
 
 log = logging.getLogger(__name__)
 

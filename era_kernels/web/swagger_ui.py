@@ -8,7 +8,7 @@ import mimetypes
 from openapi_ui_bundles import swagger_ui
 
 from era_kernels.errors import NotFound
-from era_kernels.web.base import BaseHandler
+from era_kernels.web.base_handler import BaseHandler
 from era_kernels.web.operations import Operation
 
 # The renderer uses inline styles; scripts come from this server only.

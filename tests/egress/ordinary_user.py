@@ -15,7 +15,7 @@ from typing import Any
 
 from era_kernels.egress.host_network import HostNetwork
 from era_kernels.models import Limits, SessionPaths
-from era_kernels.sandbox.server.process_command import Command
+from era_kernels.sandbox.server.process_spec import ProcessSpec
 from era_kernels.sandbox.server.sandbox import Sandbox
 from era_kernels.sandbox.server.sandboxes import Sandboxes
 from era_kernels.sandbox.server.tiers import IsolationPolicy
@@ -26,7 +26,7 @@ from tests.egress.small_internet import PUBLIC
 async def _start(sandbox: Sandbox, code: str) -> Any:
     env = {"PATH": os.defpath, "LANG": "C.UTF-8"}
     argv = (sys.executable, "-c", f"{CODE}\n{code}")
-    return await sandbox.spawn(Command(argv=argv, env=env, cwd="/home/user"))
+    return await sandbox.spawn(ProcessSpec(argv=argv, env=env, cwd="/home/user"))
 
 
 async def _ask(sandbox: Sandbox, asked: list[list[str]]) -> list[str]:

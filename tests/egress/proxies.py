@@ -16,7 +16,7 @@ from era_kernels.egress.addresses import AddressPolicy
 from era_kernels.egress.connector import Connector
 from era_kernels.egress.proxy import EgressProxy
 from era_kernels.egress.resolver import Resolver
-from era_kernels.egress.session import SessionProxy
+from era_kernels.egress.session_proxy import SessionProxy
 from era_kernels.models import SessionListener
 from era_kernels.models.internet import InternetAccess
 

@@ -13,7 +13,7 @@ import time
 import pytest
 
 from era_kernels.concurrency.accepting import MAX_CONNECTIONS_EACH
-from era_kernels.egress import connection
+from era_kernels.egress import proxy_connection
 from era_kernels.models import SessionListener
 from era_kernels.models.internet import NO_INTERNET, HostPatterns, InternetAccess
 from tests.egress.proxies import WORLD, echo, world
@@ -351,7 +351,7 @@ async def test_huge_head() -> None:
 
 async def test_slow_head(monkeypatch: pytest.MonkeyPatch) -> None:
     """A head that takes too long is refused, however busily its bytes come."""
-    monkeypatch.setattr(connection, "HEAD_TIMEOUT", 0.5)
+    monkeypatch.setattr(proxy_connection, "HEAD_TIMEOUT", 0.5)
     async with world() as there:
         reader, writer = await there.connect()
 
@@ -371,7 +371,7 @@ async def test_slow_head(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def test_idle_tunnel(monkeypatch: pytest.MonkeyPatch) -> None:
     """A tunnel through which nothing passes is broken in the end; one that is used is not."""
-    monkeypatch.setattr(connection, "IDLE_TIMEOUT", 0.5)
+    monkeypatch.setattr(proxy_connection, "IDLE_TIMEOUT", 0.5)
     async with world() as there:
         _, reader, writer = await there.tunnel(f"{WORLD}:{there.port}")
         for _ in range(10):

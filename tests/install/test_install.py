@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from era_kernels.install.builder import LOCK_INTERVAL
+from era_kernels.install.toolchain_builder import LOCK_INTERVAL
 from era_kernels.kernels.languages import Languages
 from era_kernels.toolchains.layout import find_toolchain, hold_in_use
 from tests.install.places import Place, step

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from tornado.ioloop import IOLoop
 
-from era_kernels.kernels.kernel_host import KernelHost
 from era_kernels.kernels.languages import Languages
 from era_kernels.kernels.machine import Machine
+from era_kernels.kernels.machines import Machines
 from era_kernels.models import Limits, SessionPaths
 from era_kernels.sandbox.server.sandboxes import Sandboxes
 from tests.conftest import entered, loop
@@ -23,13 +23,13 @@ LANGUAGE = "python"
 
 
 @asynccontextmanager
-async def open_host(languages: Languages) -> AsyncIterator[KernelHost]:
+async def open_host(languages: Languages) -> AsyncIterator[Machines]:
     """Opens a host with a zygote of its own; nothing is left of both afterwards."""
     async with AsyncExitStack() as stack:
         runtime = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="era-")))
         sandboxes = await Sandboxes.open(runtime, languages.preload, languages.entry_paths)
         stack.push_async_callback(sandboxes.aclose)
-        host = KernelHost(languages, sandboxes)
+        host = Machines(languages, sandboxes)
         stack.push_async_callback(host.aclose)
         yield host
 
@@ -45,7 +45,7 @@ io_loop = pytest.fixture(loop, scope="module")
 
 
 @pytest.fixture(scope="module")
-def host(io_loop: IOLoop) -> Iterator[KernelHost]:
+def host(io_loop: IOLoop) -> Iterator[Machines]:
     languages = Languages.load()
     reason = languages.resolve(LANGUAGE).default.unavailable_reason
     if reason is not None:
@@ -56,7 +56,7 @@ def host(io_loop: IOLoop) -> Iterator[KernelHost]:
 
 @pytest.fixture(scope="module")
 def machine(
-    io_loop: IOLoop, host: KernelHost, tmp_path_factory: pytest.TempPathFactory
+    io_loop: IOLoop, host: Machines, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Machine]:
     """One machine for all tests that leave it as it was."""
     paths = make_paths(tmp_path_factory.mktemp("place"))

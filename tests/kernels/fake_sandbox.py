@@ -17,8 +17,8 @@ from era_kernels.models import (
     SessionListener,
     SessionPaths,
 )
-from era_kernels.sandbox.init.spec import SandboxSpec
-from era_kernels.sandbox.server.process_command import Command
+from era_kernels.sandbox.init.sandbox_spec import SandboxSpec
+from era_kernels.sandbox.server.process_spec import ProcessSpec
 from era_kernels.sandbox.server.tiers import IsolationProfile
 
 
@@ -108,7 +108,7 @@ class FakeSandbox:
     def __init__(self, paths: SessionPaths, runtime: Path) -> None:
         self.inner_paths = paths
         self.runtime_directory = self.inner_runtime_directory = runtime
-        self.commands: list[Command] = []
+        self.commands: list[ProcessSpec] = []
         self.processes: list[FakeProcess] = []
         self.spawn_error: Exception | None = None
         self.outbound = FakeOutbound()
@@ -123,11 +123,14 @@ class FakeSandbox:
         return asyncio.shield(self._ended)
 
     async def spawn(
-        self, command: Command, stdin: bytes | None = None, readable: asyncio.Event | None = None
+        self,
+        spec: ProcessSpec,
+        stdin: bytes | None = None,
+        readable: asyncio.Event | None = None,
     ) -> FakeProcess:
         if self.spawn_error is not None:
             raise self.spawn_error
-        self.commands.append(command)
+        self.commands.append(spec)
         self.processes.append(FakeProcess(readable))
         return self.processes[-1]
 

@@ -15,8 +15,8 @@ from jupyter_client.session import Session
 
 from era_kernels.kernels.active_run import KernelTimeouts
 from era_kernels.kernels.kernel import InterruptMode, Kernel
+from era_kernels.kernels.kernel_ports import KernelPorts
 from era_kernels.kernels.message_events import FENCE_MIME_TYPE
-from era_kernels.kernels.tcp_ports import TcpPorts
 from era_kernels.kernels.wire_protocol import ConnectionInfo, Transport
 from era_kernels.models import EndReason, ExecutionEnd, ExitInfo, KernelRequest, Network, Output
 
@@ -202,7 +202,7 @@ async def open_harness(
     has_fence: bool = True,
 ) -> AsyncIterator[KernelHarness]:
     """Opens a ready kernel; closes everything at the end."""
-    ports = TcpPorts(Network.HOST).take() if transport == "tcp" else None
+    ports = KernelPorts(Network.HOST).take() if transport == "tcp" else None
     connection = ConnectionInfo.new(directory, tcp_ports=ports)
     machine = FakeMachineHandle()
     try:

@@ -15,9 +15,9 @@ import pytest
 
 from era_kernels.errors import KernelStartFailed, StartError
 from era_kernels.kernels.exec_process import ExecProcess
-from era_kernels.kernels.kernel_host import KernelHost
 from era_kernels.kernels.languages import Languages
 from era_kernels.kernels.machine import Machine
+from era_kernels.kernels.machines import Machines
 from era_kernels.models import (
     EndReason,
     ExecutionEnd,
@@ -83,7 +83,7 @@ async def run_command(machine: Machine, text: str, timeout: float = 30) -> tuple
 
 
 @asynccontextmanager
-async def machine_without_kernel(host: KernelHost, directory: Path) -> AsyncIterator[Machine]:
+async def machine_without_kernel(host: Machines, directory: Path) -> AsyncIterator[Machine]:
     machine = await host.open(LANGUAGE, make_paths(directory), Limits(), {}, kernel=False)
     try:
         yield machine
@@ -228,7 +228,7 @@ async def test_interrupt_of_an_uninterruptible_program(machine: Machine) -> None
 # ---------------------------------------------------------------- machines without a kernel
 
 
-async def test_kernel_joins(host: KernelHost, tmp_path: Path) -> None:
+async def test_kernel_joins(host: Machines, tmp_path: Path) -> None:
     """A kernel that is started later is in the same machine, and takes it along at its end."""
     async with machine_without_kernel(host, tmp_path) as machine:
         assert not machine.has_kernel
@@ -251,7 +251,7 @@ async def test_kernel_joins(host: KernelHost, tmp_path: Path) -> None:
 
 
 async def test_end_while_a_kernel_starts(
-    host: KernelHost, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    host: Machines, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A machine that is ended on purpose leaves no failure in the server's log."""
     async with machine_without_kernel(host, tmp_path) as machine:
@@ -265,7 +265,7 @@ async def test_end_while_a_kernel_starts(
 
 
 @pytest.mark.parametrize("reason", [EndReason.RESTARTED, EndReason.DELETED])
-async def test_reason_is_told(host: KernelHost, tmp_path: Path, reason: EndReason) -> None:
+async def test_reason_is_told(host: Machines, tmp_path: Path, reason: EndReason) -> None:
     """When the machine is closed, programs say why."""
     async with machine_without_kernel(host, tmp_path) as machine:
         program = await start_command(machine, "sleep 600")
@@ -274,7 +274,7 @@ async def test_reason_is_told(host: KernelHost, tmp_path: Path, reason: EndReaso
         assert end == ExecutionEnd(137, state="lost", exit_info=ExitInfo(reason=reason))
 
 
-async def test_connection_file_that_lies_there(host: KernelHost, tmp_path: Path) -> None:
+async def test_connection_file_that_lies_there(host: Machines, tmp_path: Path) -> None:
     """Programs that were there first cannot have the server write elsewhere: no kernel starts.
 
     They end with the machine, and their end says so.
@@ -319,7 +319,7 @@ async def test_isolation_is_that_of_the_kernel(tier: int) -> None:
             )
         except StartError as error:
             pytest.skip(str(error))
-        host = KernelHost(languages, sandboxes)
+        host = Machines(languages, sandboxes)
         try:
             limits = Limits(memory=1 << 30, processes=64, open_files=256, file_size=1 << 20)
             machine = await host.open(LANGUAGE, place, limits, {})

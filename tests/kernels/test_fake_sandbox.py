@@ -13,9 +13,9 @@ import pytest
 
 from era_kernels.errors import KernelStartFailed
 from era_kernels.kernels.exec_process import ExecProcess, ExecTimeouts, FailedExec
-from era_kernels.kernels.kernel_host import KernelHost
 from era_kernels.kernels.languages import Languages
 from era_kernels.kernels.machine import Machine
+from era_kernels.kernels.machines import Machines
 from era_kernels.models import (
     EndReason,
     ExecutionEnd,
@@ -25,7 +25,7 @@ from era_kernels.models import (
     Stderr,
     Stdout,
 )
-from era_kernels.sandbox.server.process_command import ProcessNotStarted
+from era_kernels.sandbox.server.process_spec import ProcessNotStarted
 from tests.fakes import make_kernelspec
 from tests.kernels.conftest import make_paths
 from tests.kernels.fake_sandbox import FakeProcess, FakeSandbox, FakeSandboxes
@@ -158,7 +158,7 @@ async def test_consumer_that_leaves() -> None:
 @asynccontextmanager
 async def opened(directory: Path) -> AsyncIterator[tuple[Machine, FakeSandbox]]:
     sandboxes = FakeSandboxes(directory)
-    host = KernelHost(Languages([make_kernelspec("alpha")]), sandboxes)
+    host = Machines(Languages([make_kernelspec("alpha")]), sandboxes)
     machine = await host.open("alpha", make_paths(directory), Limits(), {}, kernel=False)
     yield machine, sandboxes.opened[0]
     await host.aclose()
@@ -233,7 +233,7 @@ async def test_reason_of_the_end(
 async def test_host_that_gets_no_sandbox(tmp_path: Path) -> None:
     """The error is the caller's, and the host has no machine."""
     sandboxes = FakeSandboxes(tmp_path, open_error=KernelStartFailed("No walls."))
-    host = KernelHost(Languages([make_kernelspec("alpha")]), sandboxes)
+    host = Machines(Languages([make_kernelspec("alpha")]), sandboxes)
     with pytest.raises(KernelStartFailed):
         await host.open("alpha", make_paths(tmp_path), Limits(), {})
     await host.aclose()

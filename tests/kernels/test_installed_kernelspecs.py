@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from era_kernels.errors import StartError
-from era_kernels.kernels.executables import installation_roots, is_installation
+from era_kernels.kernels.kernel_executables import installation_roots, is_installation
 from era_kernels.kernels.languages import Languages
 from tests.kernels.test_kernelspecs import add_kernelspec, add_program, add_stock_kernelspec
 

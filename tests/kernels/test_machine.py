@@ -14,9 +14,9 @@ import pytest
 from tornado.ioloop import IOLoop
 
 from era_kernels.errors import KernelStartFailed, LanguageUnavailable, ShuttingDown
-from era_kernels.kernels.kernel_host import KernelHost
 from era_kernels.kernels.languages import Languages
 from era_kernels.kernels.machine import Machine
+from era_kernels.kernels.machines import Machines
 from era_kernels.models import (
     EndReason,
     ExecutionEnd,
@@ -43,7 +43,7 @@ async def run(machine: Machine, code: str, timeout: float = 30) -> tuple[str, Ex
 
 
 @asynccontextmanager
-async def open_machine(host: KernelHost, directory: Path) -> AsyncIterator[Machine]:
+async def open_machine(host: Machines, directory: Path) -> AsyncIterator[Machine]:
     machine = await host.open(LANGUAGE, make_paths(directory), Limits(), {})
     try:
         yield machine
@@ -52,7 +52,7 @@ async def open_machine(host: KernelHost, directory: Path) -> AsyncIterator[Machi
 
 
 @pytest.fixture
-def own_machine(io_loop: IOLoop, host: KernelHost, tmp_path: Path) -> Iterator[Machine]:
+def own_machine(io_loop: IOLoop, host: Machines, tmp_path: Path) -> Iterator[Machine]:
     """A machine that the test may end."""
     with entered(io_loop, open_machine(host, tmp_path)) as machine:
         yield machine
@@ -67,7 +67,7 @@ async def test_state_lives_from_run_to_run(machine: Machine) -> None:
     assert await run(machine, "print(x + 1)") == ("42\n", ExecutionEnd(0))
 
 
-async def test_environment_is_built_from_empty(host: KernelHost, machine: Machine) -> None:
+async def test_environment_is_built_from_empty(host: Machines, machine: Machine) -> None:
     """A kernel has the session's variables, and none of the server's."""
     names, _ = await run(machine, "import os; print(*os.environ)")
     assert {"ERA_SESSION", "HOME", "PATH", "LANG", "JPY_PARENT_PID"} <= set(names.split())
@@ -269,7 +269,7 @@ async def test_closing_ends_the_run_with_the_reason(own_machine: Machine) -> Non
 # ---------------------------------------------------------------- openings
 
 
-async def test_many_machines_leave_nothing_behind(host: KernelHost, tmp_path: Path) -> None:
+async def test_many_machines_leave_nothing_behind(host: Machines, tmp_path: Path) -> None:
     """Twenty machines at once work apart from each other; then no trace of them is left."""
     own = psutil.Process()
 
@@ -328,7 +328,7 @@ async def test_crash_output_is_logged(tmp_path: Path, caplog: pytest.LogCaptureF
     assert any("the last words" in getattr(record, "words", "") for record in caplog.records)
 
 
-async def test_cancelled_opening_leaves_nothing(host: KernelHost, tmp_path: Path) -> None:
+async def test_cancelled_opening_leaves_nothing(host: Machines, tmp_path: Path) -> None:
     """A caller that stops waiting for a machine leaves no process behind, at whatever moment."""
     own = psutil.Process()
 

@@ -9,7 +9,7 @@ import pytest
 
 from era_kernels.kernels.languages import Languages
 from era_kernels.models import JsonObject, Limits, SessionPaths
-from era_kernels.sandbox.init.spec import IsolationKind, SandboxSpec
+from era_kernels.sandbox.init.sandbox_spec import IsolationKind, SandboxSpec
 from era_kernels.sandbox.server.tiers import IsolationProfile, max_reserved
 from tests.kernels.conftest import make_paths
 from tests.kernels.test_languages import add_kernelspec

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from era_kernels.errors import LanguageUnavailable, StartError
-from era_kernels.kernels.kernel_host import KernelHost
 from era_kernels.kernels.kernelspecs import OPEN_SOCKETS
 from era_kernels.kernels.languages import Languages
+from era_kernels.kernels.machines import Machines
 from era_kernels.models import ExecutionEnd, Limits, Network
 from era_kernels.sandbox.server.sandboxes import Sandboxes
 from era_kernels.sandbox.server.tiers import IsolationPolicy
@@ -65,7 +65,7 @@ NUMBERS = range(4)  # of starts that are watched
 
 
 @asynccontextmanager
-async def open_host(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[KernelHost]:
+async def open_host(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Machines]:
     """A host of tier 3 whose sessions all have one uid."""
     monkeypatch.setattr(os, "geteuid", lambda: ORDINARY_UID)
     languages = Languages.load()
@@ -83,7 +83,7 @@ async def open_host(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[KernelHost
         except StartError as error:
             pytest.skip(f"this host has no tier 3: {error}")
         assert sandboxes.profile.shares_uid
-        host = KernelHost(languages, sandboxes)
+        host = Machines(languages, sandboxes)
         try:
             yield host
         finally:

@@ -19,11 +19,11 @@ from tornado.ioloop import IOLoop
 from era_kernels.errors import KernelStartFailed, LanguageUnavailable, StartError
 from era_kernels.kernels.exec_process import ExecProcess
 from era_kernels.kernels.kernel import Kernel
-from era_kernels.kernels.kernel_host import KernelHost
+from era_kernels.kernels.kernel_ports import NAMESPACE_PORTS, PORT_COUNT, KernelPorts
 from era_kernels.kernels.kernelspecs import builtin_dir
 from era_kernels.kernels.languages import Languages
 from era_kernels.kernels.machine import Machine
-from era_kernels.kernels.tcp_ports import NAMESPACE_PORTS, PORT_COUNT, TcpPorts
+from era_kernels.kernels.machines import Machines
 from era_kernels.kernels.wire_protocol import ConnectionInfo
 from era_kernels.models import (
     UNSANDBOXED_TIER,
@@ -55,7 +55,7 @@ NAMED_STOCK = {"metadata": {"era_kernels": {"transport": "tcp", "fence": False}}
 @asynccontextmanager
 async def open_host(
     tier: int, directory: Path, argv: tuple[str, ...] = OWN_ARGV, keys: JsonObject = NAMED_TCP
-) -> AsyncIterator[KernelHost]:
+) -> AsyncIterator[Machines]:
     """A host of exactly this tier, with one more language, `toy`, whose kernel is that program."""
     folder = directory / "specs" / "toy"
     folder.mkdir(parents=True)
@@ -75,7 +75,7 @@ async def open_host(
             )
         except StartError as error:
             pytest.skip(f"this host has no tier {tier}: {error}")
-        host = KernelHost(languages, sandboxes)
+        host = Machines(languages, sandboxes)
         try:
             yield host
         finally:
@@ -83,14 +83,14 @@ async def open_host(
             await sandboxes.aclose()
 
 
-async def open_machine(host: KernelHost, directory: Path, *, kernel: bool = True) -> Machine:
+async def open_machine(host: Machines, directory: Path, *, kernel: bool = True) -> Machine:
     return await host.open("toy", make_paths(directory), Limits(), {}, kernel=kernel)
 
 
-class Machines:
+class TcpMachines:
     """Four machines of a tier, which tests share; one that a test has ended is replaced."""
 
-    def __init__(self, host: KernelHost, directory: Path) -> None:
+    def __init__(self, host: Machines, directory: Path) -> None:
         self._host, self._directory = host, directory
         self._opened: dict[int, Machine] = {}
 
@@ -107,15 +107,15 @@ class Machines:
 
 
 @asynccontextmanager
-async def open_machines(tier: int, directory: Path) -> AsyncIterator[Machines]:
+async def open_machines(tier: int, directory: Path) -> AsyncIterator[TcpMachines]:
     async with open_host(tier, directory) as host:
-        yield Machines(host, directory)
+        yield TcpMachines(host, directory)
 
 
 @pytest.fixture(scope="module", params=[1, 2, 4])
 def machines(
     io_loop: IOLoop, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Machines]:
+) -> Iterator[TcpMachines]:
     directory = tmp_path_factory.mktemp("tcp")
     with entered(io_loop, open_machines(request.param, directory)) as machines:
         yield machines
@@ -124,7 +124,7 @@ def machines(
 # ---------------------------------------------------------------- kernels that run
 
 
-async def test_sessions_are_apart(machines: Machines) -> None:
+async def test_sessions_are_apart(machines: TcpMachines) -> None:
     """Kernels that started at once each run what is theirs."""
     opened = await machines.running(0, 1, 2, 3)
     for number, machine in enumerate(opened):
@@ -133,7 +133,7 @@ async def test_sessions_are_apart(machines: Machines) -> None:
     assert texts == ["0\n", "1\n", "2\n", "3\n"]
 
 
-async def test_interrupts(machines: Machines) -> None:
+async def test_interrupts(machines: TcpMachines) -> None:
     """A deadline interrupts a run, which keeps the state."""
     [machine] = await machines.running(3)
     await run(machine, "x = 1")
@@ -141,7 +141,7 @@ async def test_interrupts(machines: Machines) -> None:
     assert (await run(machine, "print(x)"))[0] == "1\n"
 
 
-async def test_runs(machines: Machines) -> None:
+async def test_runs(machines: TcpMachines) -> None:
     """State lives on, a failure is told, 10 MB of lines arrive whole, and so does a last word."""
     [machine] = await machines.running(0)
     assert await run(machine, "x = 41") == ("", ExecutionEnd(0))
@@ -153,7 +153,7 @@ async def test_runs(machines: Machines) -> None:
     assert (text, end.exit_code) == ("y" * 1_000_000 + "\n", 5)
 
 
-async def test_last_output_arrives_whole(machines: Machines) -> None:
+async def test_last_output_arrives_whole(machines: TcpMachines) -> None:
     """A slow consumer gets all output of a program that prints much and exits at once."""
     code = "import os\nfor n in range(20_000):\n    print(f'{n:0500d}')\nos._exit(7)"
     [machine] = await machines.running(1)
@@ -167,7 +167,7 @@ async def test_last_output_arrives_whole(machines: Machines) -> None:
     assert items[-1] == ExecutionEnd(7, state="lost", exit_info=ExitInfo(code=7))
 
 
-async def test_the_end_is_told(machines: Machines) -> None:
+async def test_the_end_is_told(machines: TcpMachines) -> None:
     """A kernel that is killed in a run is reported with the signal, not as a lost connection."""
     code = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
     [machine] = await machines.running(2)
@@ -239,14 +239,14 @@ def test_who_chooses(tmp_path: Path, keys: JsonObject, network: Network, transpo
 
 def test_ports_are_given_once() -> None:
     """No port of a kernel is another's, also when a thousand are started, until it is released."""
-    ports = TcpPorts(Network.HOST)
+    ports = KernelPorts(Network.HOST)
     taken = [ports.take() for _ in range(200)]
     numbers = {port for five in taken for port in five}
     assert len(numbers) == 200 * PORT_COUNT
     for five in taken:
         ports.release(five)
     assert ports._taken == set()
-    assert TcpPorts(Network.OWN).take() == NAMESPACE_PORTS
+    assert KernelPorts(Network.OWN).take() == NAMESPACE_PORTS
 
 
 async def test_ports_are_released(tmp_path: Path) -> None:
@@ -300,7 +300,7 @@ async def test_ports_that_a_program_took(tmp_path: Path, what: str) -> None:
 
 async def test_a_forger_is_dropped(tmp_path: Path) -> None:
     """A program in the place of a kernel that does not know its key: all is dropped and counted."""
-    ports = TcpPorts(Network.HOST).take()
+    ports = KernelPorts(Network.HOST).take()
     connection, machine = ConnectionInfo.new(tmp_path, tcp_ports=ports), FakeMachineHandle()
     forger = Session(key=b"another", digest_history_size=0)
     context: zmq.Context[bytes] = zmq.Context()
@@ -333,7 +333,7 @@ async def test_an_error_that_does_not_pass(tmp_path: Path, error: OSError) -> No
     async def fail(port: int) -> object:
         raise error
 
-    ports = TcpPorts(Network.HOST).take()
+    ports = KernelPorts(Network.HOST).take()
     connection, machine = ConnectionInfo.new(tmp_path, tcp_ports=ports), FakeMachineHandle()
     kernel = Kernel(connection, machine, connect_port=fail)  # type: ignore[arg-type]
     with pytest.raises(KernelStartFailed, match=r"something else lies|cannot be reached: no files"):
@@ -349,7 +349,7 @@ async def test_an_error_that_passes(tmp_path: Path, error: Callable[[], OSError]
         times.append(time.monotonic())
         raise error()
 
-    ports = TcpPorts(Network.HOST).take()
+    ports = KernelPorts(Network.HOST).take()
     connection, machine = ConnectionInfo.new(tmp_path, tcp_ports=ports), FakeMachineHandle()
     kernel = Kernel(connection, machine, connect_port=fail)  # type: ignore[arg-type]
     with pytest.raises(KernelStartFailed, match="not ready within 1 seconds"):

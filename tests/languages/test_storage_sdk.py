@@ -11,7 +11,7 @@ from tornado.ioloop import IOLoop
 
 from era_kernels.kernels.machine import Machine
 from era_kernels.models import StorageScope
-from era_kernels.web import sdk_session
+from era_kernels.web import storage_session
 from tests.kernels.conftest import io_loop
 from tests.sdk_host import SdkHost, execute, run, sdk_host_in
 
@@ -232,8 +232,8 @@ async def test_attacks(
     host: SdkHost, machine: Machine, attack: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What hostile code may send to the socket is refused, and the session goes on."""
-    monkeypatch.setattr(sdk_session, "IDLE_TIMEOUT", 1.0)
-    monkeypatch.setattr(sdk_session, "STALL_TIMEOUT", 1.0)
+    monkeypatch.setattr(storage_session, "IDLE_TIMEOUT", 1.0)
+    monkeypatch.setattr(storage_session, "STALL_TIMEOUT", 1.0)
     host.scope = StorageScope.parse(["app"])
     requests, expected = ATTACKS[attack]
     code = f"{RAW}\nfor data in {[one.encode() for one in requests]!r}:\n"

@@ -13,7 +13,7 @@ import psutil
 
 from era_kernels.models import ExitInfo, Limits, SessionPaths
 from era_kernels.sandbox.server.process import Process
-from era_kernels.sandbox.server.process_command import Command
+from era_kernels.sandbox.server.process_spec import ProcessSpec
 from era_kernels.sandbox.server.sandbox import Sandbox
 from era_kernels.sandbox.server.sandboxes import Sandboxes
 from tests.waiting import until
@@ -80,17 +80,17 @@ async def new_sandbox(sandboxes: Sandboxes) -> Sandbox:
 
 def forked_program(
     code: str, *args: str, env: Mapping[str, str] = ENV, cwd: str = "/tmp"
-) -> Command:
+) -> ProcessSpec:
     """A command that runs this text in a forked interpreter."""
-    return Command(entry="sandbox_entry:execute", args=(code, *args), env=env, cwd=cwd)
+    return ProcessSpec(entry="sandbox_entry:execute", args=(code, *args), env=env, cwd=cwd)
 
 
-def shell_command(text: str, env: Mapping[str, str] = ENV, cwd: str = "/tmp") -> Command:
+def shell_command(text: str, env: Mapping[str, str] = ENV, cwd: str = "/tmp") -> ProcessSpec:
     """A command that executes a shell."""
-    return Command(argv=("/bin/sh", "-c", text), env=env, cwd=cwd)
+    return ProcessSpec(argv=("/bin/sh", "-c", text), env=env, cwd=cwd)
 
 
-async def run_to_end(sandbox: Sandbox, command: Command) -> tuple[ExitInfo, str, str]:
+async def run_to_end(sandbox: Sandbox, command: ProcessSpec) -> tuple[ExitInfo, str, str]:
     """Run a command to its end: the ending, stdout, stderr."""
     process = await sandbox.spawn(command)
     ending = await asyncio.wait_for(process.ended, 30)

@@ -15,7 +15,7 @@ import pytest
 from tornado.ioloop import IOLoop
 
 from era_kernels.models import UNSANDBOXED_TIER
-from era_kernels.sandbox.server import connections
+from era_kernels.sandbox.server import port_connections
 from era_kernels.sandbox.server.process import Process
 from era_kernels.sandbox.server.sandbox import Sandbox
 from tests.conftest import loop
@@ -66,7 +66,7 @@ io_loop = pytest.fixture(loop, scope="module")
 @pytest.fixture(autouse=True)
 def short_spares(monkeypatch: pytest.MonkeyPatch) -> None:
     """A socket that was made ahead is soon closed, so that descriptors can be counted."""
-    monkeypatch.setattr(connections, "SPARE_SECONDS", 0.1)
+    monkeypatch.setattr(port_connections, "SPARE_SECONDS", 0.1)
 
 
 @pytest.fixture(scope="module", params=[1, 2, 4])
@@ -284,13 +284,13 @@ async def test_a_socket_never_connects_to_itself() -> None:
         end.bind(("127.0.0.1", 0))
         end.connect(end.getsockname())
         with pytest.raises(ConnectionRefusedError):
-            await connections._wait_established(end)
+            await port_connections._wait_established(end)
 
 
 @pytest.mark.parametrize("opened", [1, 2], indirect=True)
 async def test_a_socket_is_made_ahead(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second connection does not wait for the init; a while later nothing is kept."""
-    monkeypatch.setattr(connections, "SPARE_SECONDS", 1.0)
+    monkeypatch.setattr(port_connections, "SPARE_SECONDS", 1.0)
     port, _ = await start_listener(sandbox)
     async with same_descriptors():
         assert await receive(await sandbox.connect(port)) == b"pong"

@@ -18,8 +18,8 @@ from era_kernels.errors import KernelStartFailed, StartError, WeakTier3Refused
 from era_kernels.models import JsonObject, Limits, SessionPaths
 from era_kernels.sandbox.init import isolation
 from era_kernels.sandbox.linux.syscalls import CAP_DAC_READ_SEARCH
-from era_kernels.sandbox.server import cgroups, disk_session
-from era_kernels.sandbox.server.process_command import Command
+from era_kernels.sandbox.server import cgroups, session_disk
+from era_kernels.sandbox.server.process_spec import ProcessSpec
 from era_kernels.sandbox.server.sandboxes import Sandboxes
 from era_kernels.sandbox.server.tiers import IsolationPolicy, candidate_profiles
 from era_kernels.sandbox.server.zygote_client import ZygoteClient
@@ -197,7 +197,7 @@ async def test_workspace_quota(isolated: Isolated) -> None:
 @pytest.mark.parametrize("where", ["packages", "cache", "runtime"])
 async def test_quota_beside_the_workspace(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """It holds wherever else code may write on the disk."""
-    monkeypatch.setattr(disk_session, "MIN_OTHER_WRITABLE", 4 * MIB)
+    monkeypatch.setattr(session_disk, "MIN_OTHER_WRITABLE", 4 * MIB)
     async with isolated_sandboxes() as (sandboxes, make_paths):
         sandbox = await sandboxes.open_sandbox(make_paths("a"), Limits(workspace=4 * MIB))
         folder = (
@@ -399,7 +399,7 @@ async def test_private_place_as_root() -> None:
                     part.mkdir(parents=True)
                 sandbox = await sandboxes.open_sandbox(paths, Limits())
                 code = f"DIRECTORY = {str(data)!r}\n{PRIVATE}"
-                command = Command(
+                command = ProcessSpec(
                     argv=(sys.executable, "-c", code), env=ENV, cwd=str(paths.workspace)
                 )
                 _, out, err = await run_to_end(sandbox, command)

@@ -15,7 +15,7 @@ from tornado.ioloop import IOLoop
 
 from era_kernels.errors import StartError
 from era_kernels.models import UNSANDBOXED_TIER, Limits, SessionPaths
-from era_kernels.sandbox.server.process_command import Command
+from era_kernels.sandbox.server.process_spec import ProcessSpec
 from era_kernels.sandbox.server.sandbox import Sandbox
 from era_kernels.sandbox.server.sandboxes import Sandboxes
 from era_kernels.sandbox.server.tiers import IsolationPolicy
@@ -68,11 +68,11 @@ async def open_sandbox(opened: OpenTier) -> AsyncIterator[Sandbox]:
         await sandbox.aclose()
 
 
-def program(sandbox: Sandbox, code: str, *args: str) -> Command:
+def program(sandbox: Sandbox, code: str, *args: str) -> ProcessSpec:
     env = {"PATH": os.defpath, "TMPDIR": str(sandbox.inner_paths.temporary)}
     cwd = str(sandbox.inner_paths.workspace)
     python = "/usr/bin/python3"
-    return Command(argv=(python, "-c", code, *args), env=env, cwd=cwd)
+    return ProcessSpec(argv=(python, "-c", code, *args), env=env, cwd=cwd)
 
 
 @contextmanager

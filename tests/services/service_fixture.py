@@ -16,7 +16,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
 
-from era_kernels.kernels.kernel_host import KernelHost
+from era_kernels.kernels.machines import Machines
 from era_kernels.models import (
     Display,
     Done,
@@ -37,14 +37,14 @@ from era_kernels.models import (
     Stdout,
     Submission,
 )
-from era_kernels.services.capacity import KernelLimiter
 from era_kernels.services.context import ServiceContext
-from era_kernels.services.executions.live import LiveExecution
+from era_kernels.services.executions.live_execution import LiveExecution
 from era_kernels.services.executions.result import RunResult
 from era_kernels.services.executions.service import ExecutionService
+from era_kernels.services.kernel_limiter import KernelLimiter
 from era_kernels.services.metrics import Metrics
 from era_kernels.services.mounts import Mounts
-from era_kernels.services.public_requests import PublicRequests
+from era_kernels.services.public_cutoff import PublicCutoff
 from era_kernels.services.session_logs import SessionLogs
 from era_kernels.services.sessions import SessionService
 from era_kernels.services.validation import ServiceLimits
@@ -129,9 +129,9 @@ class Services:
         self._stack.push_async_callback(self.logs.aclose)
         self.metrics = Metrics()
         self.kernel_limiter = KernelLimiter(self._service_limits.max_kernels)
-        self.public_requests = PublicRequests()
+        self.public_cutoff = PublicCutoff()
         self.context = ServiceContext(
-            host=cast(KernelHost, self.host),
+            host=cast(Machines, self.host),
             store=self.store,
             codes=self.codes,
             workspaces=self.workspaces,
@@ -141,9 +141,9 @@ class Services:
             kernel_limiter=self.kernel_limiter,
             service_limits=self._service_limits,
             limits=self._limits,
-            mounts=Mounts(self._offered_mounts, cast(KernelHost, self.host)),
+            mounts=Mounts(self._offered_mounts, cast(Machines, self.host)),
             metrics=self.metrics,
-            public_requests=self.public_requests,
+            public_cutoff=self.public_cutoff,
         )
         self.sessions = SessionService(self.context)
         self._stack.push_async_callback(self.sessions.aclose)

@@ -18,7 +18,7 @@ from era_kernels.errors import (
 )
 from era_kernels.kernels.languages import Languages
 from era_kernels.models import Submission
-from era_kernels.services.executions.live import LiveExecution
+from era_kernels.services.executions.live_execution import LiveExecution
 from era_kernels.services.executions.result import RunResult
 from tests.fakes import make_kernelspec, make_start_error
 from tests.services.conftest import OpenServices

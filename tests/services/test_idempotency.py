@@ -17,7 +17,7 @@ from era_kernels.errors import (
     SessionNotFound,
 )
 from era_kernels.models import Done, Event, Submission
-from era_kernels.services.executions.live import LiveExecution
+from era_kernels.services.executions.live_execution import LiveExecution
 from era_kernels.services.idempotency import FinishedExecution, IdempotentRuns
 from tests.fakes import make_start_error
 from tests.services.conftest import OpenServices

@@ -8,8 +8,8 @@ from typing import cast
 import pytest
 
 from era_kernels.errors import StorageFailed, Unavailable
-from era_kernels.kernels.kernel_host import KernelHost
 from era_kernels.kernels.languages import Languages
+from era_kernels.kernels.machines import Machines
 from era_kernels.services.server_info import ServerInfo
 from era_kernels.storage.r2 import R2Store
 from tests.fakes import UNSANDBOXED, make_kernelspec
@@ -17,7 +17,7 @@ from tests.services.service_fixture import Services
 
 
 def make_server_info(services: Services, lost: int = 0) -> ServerInfo:
-    host, objects = cast(KernelHost, services.host), cast(R2Store, FakeObjects(lost))
+    host, objects = cast(Machines, services.host), cast(R2Store, FakeObjects(lost))
     return ServerInfo(host, services.database, objects, {"max_queue": 100})
 
 

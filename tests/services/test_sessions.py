@@ -26,7 +26,7 @@ from era_kernels.errors import (
 from era_kernels.kernels.languages import Languages
 from era_kernels.models import Done, ExitInfo, NewSession, Session, SessionStatus, Submission
 from era_kernels.services import session_endings
-from era_kernels.services.executions.live import LiveExecution
+from era_kernels.services.executions.live_execution import LiveExecution
 from era_kernels.services.session import machine_opener
 from era_kernels.services.session_duplication import DuplicateRequest
 from era_kernels.services.sessions import EVICTION_THRESHOLD

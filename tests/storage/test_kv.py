@@ -28,7 +28,7 @@ from era_kernels.storage import kv_expiry
 from era_kernels.storage.database import Database
 from era_kernels.storage.kv import KVEntry, KVStore, list_query
 from era_kernels.storage.migrations import MIGRATIONS
-from era_kernels.storage.resources import ResourceFilter, ResourceIndex
+from era_kernels.storage.stored_items import StoredItemFilter, StoredItemIndex
 from tests.conftest import entered
 from tests.storage.stores import small_disk
 from tests.storage.test_key_ranges import ODD_CHARACTERS
@@ -153,10 +153,10 @@ async def test_survives(tmp_path: Path) -> None:
 
 async def test_times(kv: KVStore) -> None:
     """An overwritten key keeps the time of its creation; one that had expired is new."""
-    index = ResourceIndex(database_of(kv))
+    index = StoredItemIndex(database_of(kv))
 
     async def times() -> tuple[Any, Any]:
-        [found] = (await index.list_resources(ResourceFilter(), 9, 0))[0]
+        [found] = (await index.list_items(StoredItemFilter(), 9, 0))[0]
         return found.created_at, found.updated_at
 
     await kv.put("n", "k", "1", expiration_ttl=0.05)
@@ -269,7 +269,7 @@ async def test_expired_keys_are_not_in_the_way(tmp_path: Path) -> None:
 
 async def test_expired_at_once(kv: KVStore) -> None:
     """Nothing shows an expired key, whether or not it is deleted yet; a new put may revive it."""
-    index = ResourceIndex(database_of(kv))
+    index = StoredItemIndex(database_of(kv))
     await kv.put("n", "dies", "v", expiration_ttl=0.1)
     await kv.put("n", "lives", "v", expiration_ttl=1000)
     assert await names(kv) == ["dies", "lives"]
@@ -278,7 +278,7 @@ async def test_expired_at_once(kv: KVStore) -> None:
     assert not await is_there(kv, "dies")
     assert await names(kv) == ["lives"]
     assert await names(kv, "d") == []
-    found, total = await index.list_resources(ResourceFilter(), 9, 0)
+    found, total = await index.list_items(StoredItemFilter(), 9, 0)
     assert ([one.key for one in found], total) == (["lives"], 1)
     totals = await index.totals()
     assert (totals.total, totals.total_size, totals.by_namespace) == (1, 1, {"n": 1})

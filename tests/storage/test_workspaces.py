@@ -25,12 +25,12 @@ from era_kernels.errors import InsufficientStorage, StorageFailed, StorageUnavai
 from era_kernels.models import SessionPaths
 from era_kernels.safe_fs import trash
 from era_kernels.storage import file_listing
-from era_kernels.storage import session_data_file as data_file_module
+from era_kernels.storage import workspace_data_file as data_file_module
 from era_kernels.storage import workspaces as workspaces_module
 from era_kernels.storage.workspaces import (
     FileListing,
-    SessionDataFile,
     WorkspaceChanges,
+    WorkspaceDataFile,
     Workspaces,
 )
 from tests.conftest import entered
@@ -49,7 +49,7 @@ class RunSimulator:
         self.paths = workspaces.session_paths(directory)
         self.workspace = self.paths.workspace
         self.file = self.workspace / NAME
-        self.data_file: SessionDataFile | None = None
+        self.data_file: WorkspaceDataFile | None = None
         self.snapshot: FileListing | None = FileListing()
         self.data: dict[str, Any] = {}
 

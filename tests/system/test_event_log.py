@@ -46,7 +46,7 @@ from era_kernels.models import (
     Stdout,
     UpdateDisplay,
 )
-from era_kernels.services.executions.live import LiveExecution
+from era_kernels.services.executions.live_execution import LiveExecution
 from era_kernels.services.executions.replay import END_LOST
 from era_kernels.services.executions.service import ExecutionService
 from era_kernels.storage.log_index import boot_id, index_path

@@ -26,10 +26,10 @@ from era_kernels.storage.kv import KVStore
 from era_kernels.storage.migrations import MIGRATIONS
 from era_kernels.storage.r2 import R2Store
 from era_kernels.storage.resource_stores import ResourceStores
-from era_kernels.storage.resources import ResourceIndex
 from era_kernels.storage.session_log import SessionLogStore
+from era_kernels.storage.stored_items import StoredItemIndex
 from era_kernels.web.access import Access
-from era_kernels.web.base import HandlerContext
+from era_kernels.web.base_handler import HandlerContext
 from era_kernels.web.routes import Services, make_application
 from era_kernels.web.server import WebServer
 from tests.new_database import put_new_database
@@ -164,8 +164,8 @@ def run_server(
             links=LinkService(sessions, links),  # type: ignore[arg-type]
             logs=logs,
             proxies=proxies,  # type: ignore[arg-type]
-            request_handlers=proxies,  # type: ignore[arg-type]
-            resources=ResourceStores(kv, d1, objects, ResourceIndex(database)),
+            stored_code_requests=proxies,  # type: ignore[arg-type]
+            resources=ResourceStores(kv, d1, objects, StoredItemIndex(database)),
         )
         application = make_application(services, context)
         server = WebServer.open(application, context, "127.0.0.1", 0, **options)

@@ -9,7 +9,7 @@ import pytest
 from era_kernels.concurrency.memory_in_work import MemoryInWork
 from era_kernels.web import bodies
 from era_kernels.web.bodies import SMALL_CHUNK, Body
-from era_kernels.web.requests import RequestModel
+from era_kernels.web.request_models import RequestModel
 
 
 @pytest.fixture

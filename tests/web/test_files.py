@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from era_kernels.web import transfers
+from era_kernels.web import file_transfers
 from tests.waiting import wait_until
 from tests.web.fakes import LANGUAGE, FakeFileService
 from tests.web.serving import ServerUnderTest, parse_response, read_all, run_server
@@ -159,7 +159,7 @@ def test_many_clients_that_leave_at_once(server: ServerUnderTest) -> None:
 
 def test_idle_upload(server: ServerUnderTest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who stops sending is hung up on; the server's own slowness is not held against anybody."""
-    monkeypatch.setattr(transfers, "UPLOAD_IDLE_TIMEOUT", 0.4)
+    monkeypatch.setattr(file_transfers, "UPLOAD_IDLE_TIMEOUT", 0.4)
     with socket.create_connection(("127.0.0.1", server.port), timeout=10) as sock:
         sock.sendall(head("f", "Content-Length: 1000") + b"x")
         began = time.monotonic()
@@ -172,7 +172,7 @@ def test_idle_upload(server: ServerUnderTest, monkeypatch: pytest.MonkeyPatch) -
 
 def test_drops(server: ServerUnderTest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who sends by drops for long is hung up on, too."""
-    monkeypatch.setattr(transfers, "UPLOAD_IDLE_TIMEOUT", 0.1)
+    monkeypatch.setattr(file_transfers, "UPLOAD_IDLE_TIMEOUT", 0.1)
     with socket.create_connection(("127.0.0.1", server.port), timeout=10) as sock:
         sock.sendall(head("f", "Content-Length: 100000"))
         with pytest.raises(OSError):  # broken pipe or reset

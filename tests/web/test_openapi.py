@@ -23,8 +23,8 @@ from era_kernels.web.kv import PutValue
 from era_kernels.web.links import CreateLink
 from era_kernels.web.operations import Media, Operation, Route
 from era_kernels.web.r2 import PutObject
-from era_kernels.web.requests import ID_PATTERN, RequestModel, validate
-from era_kernels.web.responses import ErrorAnswer
+from era_kernels.web.request_models import ID_PATTERN, RequestModel, validate
+from era_kernels.web.response_models import ErrorAnswer
 from era_kernels.web.routes import (
     Services,
     make_resource_routes,
@@ -61,7 +61,7 @@ ROUTES: list[Route] = make_routes(
         links=None,  # type: ignore[arg-type]
         logs=None,  # type: ignore[arg-type]
         proxies=FakeProxies(_SESSIONS),  # type: ignore[arg-type]
-        request_handlers=FakeProxies(_SESSIONS),  # type: ignore[arg-type]
+        stored_code_requests=FakeProxies(_SESSIONS),  # type: ignore[arg-type]
         resources=None,  # type: ignore[arg-type]
     )
 )

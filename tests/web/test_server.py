@@ -12,10 +12,10 @@ import pytest
 
 from era_kernels.errors import StartError
 from era_kernels.storage.resource_stores import ResourceStores
-from era_kernels.web import base as base_module
+from era_kernels.web import base_handler as base_module
 from era_kernels.web import server as server_module
 from era_kernels.web.access import Access
-from era_kernels.web.base import HandlerContext
+from era_kernels.web.base_handler import HandlerContext
 from era_kernels.web.routes import Services, make_application
 from era_kernels.web.server import WebServer
 from tests.waiting import wait_until
@@ -219,7 +219,7 @@ def test_port_in_use() -> None:
         links=None,  # type: ignore[arg-type]
         logs=None,  # type: ignore[arg-type]
         proxies=None,  # type: ignore[arg-type]
-        request_handlers=None,  # type: ignore[arg-type]
+        stored_code_requests=None,  # type: ignore[arg-type]
         resources=ResourceStores(None, None, None, None),  # type: ignore[arg-type]
     )
     application = make_application(services, context)

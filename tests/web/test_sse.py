@@ -148,7 +148,7 @@ def test_bug_in_the_middle(
         *_, failure = replay(server, f"{session}/executions/exec-1/stream")
     assert (failure.event, failure.data["code"]) == ("error", "INTERNAL_ERROR")
     assert "nobody must see" not in str(failure.data)
-    assert [r.name for r in caplog.records if r.exc_info] == ["era_kernels.web.base"]
+    assert [r.name for r in caplog.records if r.exc_info] == ["era_kernels.web.base_handler"]
 
 
 # ---------------------------------------------------------------- again

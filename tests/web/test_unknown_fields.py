@@ -12,7 +12,7 @@ from era_kernels.web.exec import ExecRequest
 from era_kernels.web.execute import ExecuteRequest
 from era_kernels.web.kv import PutValue
 from era_kernels.web.links import CreateLink
-from era_kernels.web.requests import FIXED_AT_CREATION, QueryModel, RequestModel
+from era_kernels.web.request_models import FIXED_AT_CREATION, QueryModel, RequestModel
 from era_kernels.web.runs import RawRunQuery, RunRequest
 from era_kernels.web.sessions import CREATION_FIELDS, ChangeSession, CreateSession
 from era_kernels.web.similar_names import find_similar

@@ -35,8 +35,8 @@ from typing import NoReturn
 from era_kernels.models import JsonObject
 from era_kernels.sandbox.init import fd_messages, isolation, launch
 from era_kernels.sandbox.init.reaper import SigchldPipe, kill_all, reap_all
+from era_kernels.sandbox.init.sandbox_spec import IsolationKind, SandboxSpec
 from era_kernels.sandbox.init.send_queue import SendQueue
-from era_kernels.sandbox.init.spec import IsolationKind, SandboxSpec
 from era_kernels.sandbox.linux import syscalls
 
 LOOPBACK = "127.0.0.1"

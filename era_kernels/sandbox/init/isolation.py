@@ -19,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from era_kernels.sandbox.init import rootfs
-from era_kernels.sandbox.init.spec import IsolationKind, SandboxSpec
+from era_kernels.sandbox.init.sandbox_spec import IsolationKind, SandboxSpec
 from era_kernels.sandbox.linux import landlock, syscalls
 
 SIOCSIFFLAGS, IFF_UP = 0x8914, 0x1

@@ -19,7 +19,7 @@ from typing import Any
 
 from era_kernels.models import JsonObject
 from era_kernels.sandbox.init import isolation
-from era_kernels.sandbox.init.spec import SandboxSpec
+from era_kernels.sandbox.init.sandbox_spec import SandboxSpec
 from era_kernels.sandbox.linux import syscalls
 
 # A service manager signals every process of the server; zygote and init end after the server.

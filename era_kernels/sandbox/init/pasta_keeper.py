@@ -31,7 +31,7 @@ from typing import Any, NoReturn
 from era_kernels.models import JsonObject
 from era_kernels.netlink import Netlink
 from era_kernels.sandbox.init import fd_messages, isolation, launch
-from era_kernels.sandbox.init.spec import OutboundSpec
+from era_kernels.sandbox.init.sandbox_spec import OutboundSpec
 from era_kernels.sandbox.linux import nftables, syscalls, tap
 from era_kernels.sandbox.linux.tap import Link
 

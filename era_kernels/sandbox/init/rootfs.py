@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from era_kernels.sandbox.init.spec import SandboxSpec
+from era_kernels.sandbox.init.sandbox_spec import SandboxSpec
 from era_kernels.sandbox.linux import syscalls
 
 SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")

@@ -33,8 +33,8 @@ from typing import NoReturn
 from era_kernels.models import JsonObject
 from era_kernels.sandbox.init import fd_messages, init, isolation, launch, pasta_keeper
 from era_kernels.sandbox.init.reaper import SigchldPipe, kill_all, list_children, reap_all
+from era_kernels.sandbox.init.sandbox_spec import SandboxSpec
 from era_kernels.sandbox.init.send_queue import SendQueue
-from era_kernels.sandbox.init.spec import SandboxSpec
 from era_kernels.sandbox.linux import syscalls
 from era_kernels.sandbox.linux.cgroup import join_cgroups, remove_server_cgroup
 

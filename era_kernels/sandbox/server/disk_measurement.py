@@ -6,14 +6,14 @@ import time
 from collections.abc import Callable, Collection, Generator
 
 from era_kernels.safe_fs.usage import running_totals
-from era_kernels.sandbox.server.disk_files import NamelessFiles
 from era_kernels.sandbox.server.disk_reserve import ReserveBreach
-from era_kernels.sandbox.server.disk_session import (
+from era_kernels.sandbox.server.nameless_files import NamelessFiles
+from era_kernels.sandbox.server.process_tree import ProcStat
+from era_kernels.sandbox.server.session_disk import (
     MAX_EXCESS_AT_START,
     Measured,
     SessionDisk,
 )
-from era_kernels.sandbox.server.process_tree import ProcStat
 
 MAX_STOP_SECONDS = 0.5  # seconds after which it is measured although some do not stand still
 # Seconds after which a session that stands still goes on for so many: others wait for its answers.

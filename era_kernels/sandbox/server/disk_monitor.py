@@ -22,9 +22,9 @@ from queue import Empty, SimpleQueue
 from era_kernels.models import MIB
 from era_kernels.sandbox.server.disk_measurement import DiskMeasurement
 from era_kernels.sandbox.server.disk_reserve import DiskReserve, ReserveBreach
-from era_kernels.sandbox.server.disk_session import MEASUREMENTS_PER_CHANGE, SessionDisk
 from era_kernels.sandbox.server.disk_space import DiskSpace
 from era_kernels.sandbox.server.process_tree import ProcessTree, ProcStat
+from era_kernels.sandbox.server.session_disk import MEASUREMENTS_PER_CHANGE, SessionDisk
 
 log = logging.getLogger(__name__)
 

@@ -6,8 +6,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from era_kernels.models import MIB, default_disk_reserve, format_size
-from era_kernels.sandbox.server.disk_session import SessionDisk
 from era_kernels.sandbox.server.disk_space import DiskSpace, FileSystem
+from era_kernels.sandbox.server.session_disk import SessionDisk
 
 NEAR = 2  # so many times the reserve is little
 PAUSE = 0.25  # seconds until the next session is chosen: those that end give room back

@@ -13,13 +13,13 @@ from pathlib import Path
 from era_kernels.errors import KernelStartFailed
 from era_kernels.models import Limits, SessionListener, SessionPaths
 from era_kernels.safe_fs.trash import Trash
-from era_kernels.sandbox.init.spec import IsolationKind, SandboxSpec
+from era_kernels.sandbox.init.sandbox_spec import IsolationKind, SandboxSpec
 from era_kernels.sandbox.server import runtime_dirs
+from era_kernels.sandbox.server.all_sessions_memory import HOST_OOM, describe_server_oom
 from era_kernels.sandbox.server.cgroup_memory import Shortage
 from era_kernels.sandbox.server.cgroups import SandboxCgroup
 from era_kernels.sandbox.server.limit_monitor import MonitoredSandbox, describe_oom
 from era_kernels.sandbox.server.server_listeners import listen_on_unix_socket
-from era_kernels.sandbox.server.server_memory import HOST_OOM, describe_server_oom
 from era_kernels.sandbox.server.tiers import IsolationProfile
 from era_kernels.sandbox.server.uids import UidAllocator, allow_traverse, chown_tree
 

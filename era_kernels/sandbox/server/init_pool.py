@@ -16,7 +16,7 @@ from pathlib import Path
 
 from era_kernels.concurrency.waiting import within_timeout
 from era_kernels.errors import KernelStartFailed, ShuttingDown
-from era_kernels.sandbox.init.spec import IsolationKind
+from era_kernels.sandbox.init.sandbox_spec import IsolationKind
 from era_kernels.sandbox.server.cgroups import CgroupTree, SandboxCgroup
 from era_kernels.sandbox.server.control_channel import ChannelError
 from era_kernels.sandbox.server.tiers import IsolationProfile

@@ -14,14 +14,14 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from era_kernels.models import MIB, Limits
+from era_kernels.sandbox.server.all_sessions_memory import AllSessionsMemoryMonitor, SessionMemory
 from era_kernels.sandbox.server.cgroup_memory import MemoryGroup
 from era_kernels.sandbox.server.disk_monitor import DiskMonitor
 from era_kernels.sandbox.server.disk_reserve import DiskReserve
-from era_kernels.sandbox.server.disk_session import SessionDisk, workspace_quotas
-from era_kernels.sandbox.server.memory_files import FilesInMemory
+from era_kernels.sandbox.server.files_in_memory import FilesInMemory
 from era_kernels.sandbox.server.process_memory import Activity, exceeds
 from era_kernels.sandbox.server.process_tree import ProcessTree, ProcStat
-from era_kernels.sandbox.server.server_memory import ServerMemoryMonitor, SessionMemory
+from era_kernels.sandbox.server.session_disk import SessionDisk, workspace_quotas
 from era_kernels.sandbox.server.socket_memory import SocketMemory
 
 log = logging.getLogger(__name__)
@@ -90,10 +90,12 @@ class LimitMonitor:
     """Checks all sandboxes, in one thread, one after the other."""
 
     def __init__(
-        self, server_memory_monitor: ServerMemoryMonitor, disk_reserve: DiskReserve | None = None
+        self,
+        all_sessions_memory_monitor: AllSessionsMemoryMonitor,
+        disk_reserve: DiskReserve | None = None,
     ) -> None:
         """Takes what checks their memory together, and the free space that they leave."""
-        self._server_memory_monitor = server_memory_monitor
+        self._all_sessions_memory_monitor = all_sessions_memory_monitor
         self._disk_monitor = DiskMonitor(disk_reserve)
         self._sandboxes: dict[MonitoredSandbox, Callable[[str], None]] = {}
         self._process_tree = ProcessTree()
@@ -102,7 +104,7 @@ class LimitMonitor:
     def add(self, sandbox: MonitoredSandbox, on_exceeded: Callable[[str], None]) -> None:
         """Checks the sandbox until it is discarded; calls `on_exceeded` with a message."""
         self._sandboxes[sandbox] = on_exceeded
-        self._server_memory_monitor.add(sandbox.memory, on_exceeded)
+        self._all_sessions_memory_monitor.add(sandbox.memory, on_exceeded)
         if sandbox.disk is not None:
             self._disk_monitor.add(sandbox.disk, on_exceeded)
         if self._task is None:
@@ -111,13 +113,13 @@ class LimitMonitor:
     def discard(self, sandbox: MonitoredSandbox) -> None:
         """Stops checking a sandbox, which ends; an unknown one is fine."""
         self._sandboxes.pop(sandbox, None)
-        self._server_memory_monitor.discard(sandbox.memory)
+        self._all_sessions_memory_monitor.discard(sandbox.memory)
         if sandbox.disk is not None:
             self._disk_monitor.discard(sandbox.disk)
 
     async def aclose(self) -> None:
         """Stops all checks; a second call is fine."""
-        await self._server_memory_monitor.aclose()
+        await self._all_sessions_memory_monitor.aclose()
         await self._disk_monitor.aclose()
         if self._task is not None:
             self._task.cancel()

@@ -22,7 +22,7 @@ from era_kernels.errors import KernelStartFailed, ShuttingDown
 from era_kernels.models import JsonObject
 from era_kernels.models.internet import OutboundRules
 from era_kernels.sandbox.init.pasta_keeper import LINKS
-from era_kernels.sandbox.init.spec import OutboundSpec
+from era_kernels.sandbox.init.sandbox_spec import OutboundSpec
 from era_kernels.sandbox.linux import nftables, tap
 from era_kernels.sandbox.server.control_channel import ChannelError, ControlChannel
 from era_kernels.sandbox.server.init_pool import InitPool, PreparedInit

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable
 
 from era_kernels.models import ExitInfo
 from era_kernels.sandbox.server.control_channel import ChannelError, ControlChannel
-from era_kernels.sandbox.server.process_command import Command, start_error
+from era_kernels.sandbox.server.process_spec import ProcessSpec, start_error
 from era_kernels.sandbox.server.stdin_writer import StdinWriter
 
 TAIL_BYTES = 64 * 1024  # last bytes kept of each stream
@@ -214,7 +214,7 @@ class Process:
 
 def open_process(
     control: ControlChannel,
-    command: Command,
+    spec: ProcessSpec,
     stdin: bytes | None = None,
     readable: asyncio.Event | None = None,
 ) -> tuple[Process, list[int]]:
@@ -229,7 +229,7 @@ def open_process(
     except OSError as error:
         for end in itertools.chain(*pipes):
             os.close(end)
-        raise start_error(command, str(error)) from error
+        raise start_error(spec, str(error)) from error
     (out, out_end), (err, err_end), *rest = pipes
     process = Process(next(_numbers), control, OutputPipe(out, readable), OutputPipe(err, readable))
     ends = [out_end, err_end]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from era_kernels.sandbox.server.memory_files import FilesInMemory
+from era_kernels.sandbox.server.files_in_memory import FilesInMemory
 from era_kernels.sandbox.server.process_tree import ProcStat, read_proc_file
 
 

@@ -22,17 +22,17 @@ from era_kernels.models import (
     SessionPaths,
 )
 from era_kernels.sandbox.init.fd_messages import MessageTooLarge
-from era_kernels.sandbox.init.spec import SandboxSpec
-from era_kernels.sandbox.server import connections
-from era_kernels.sandbox.server.connections import CONNECT_TIMEOUT, LOOPBACK, NamespaceSockets
+from era_kernels.sandbox.init.sandbox_spec import SandboxSpec
+from era_kernels.sandbox.server import port_connections
 from era_kernels.sandbox.server.control_channel import ChannelClosed, ChannelError, ControlChannel
 from era_kernels.sandbox.server.host_resources import HostResources
 from era_kernels.sandbox.server.init_pool import PreparedInit
 from era_kernels.sandbox.server.limit_monitor import LimitMonitor, Monitoring
 from era_kernels.sandbox.server.oom_listener import OomListener
 from era_kernels.sandbox.server.pasta import Outbound, Outbounds
+from era_kernels.sandbox.server.port_connections import CONNECT_TIMEOUT, LOOPBACK, NamespaceSockets
 from era_kernels.sandbox.server.process import Process, open_process
-from era_kernels.sandbox.server.process_command import Command, ProcessNotStarted, start_error
+from era_kernels.sandbox.server.process_spec import ProcessNotStarted, ProcessSpec, start_error
 from era_kernels.sandbox.server.sandbox_kill import SandboxKill
 from era_kernels.sandbox.server.server_listeners import listen_in_namespace
 
@@ -120,7 +120,10 @@ class Sandbox:
         return self._ready.result()
 
     async def spawn(
-        self, command: Command, stdin: bytes | None = None, readable: asyncio.Event | None = None
+        self,
+        spec: ProcessSpec,
+        stdin: bytes | None = None,
+        readable: asyncio.Event | None = None,
     ) -> Process:
         """Starts a process; when this returns it runs its program, or is about to import its entry.
 
@@ -130,11 +133,11 @@ class Sandbox:
         KernelStartFailed when the sandbox cannot start any.
         """
         if not self.is_running:
-            raise start_error(command, "its sandbox has ended")
+            raise start_error(spec, "its sandbox has ended")
         self._discard_finished()
-        process, ends = open_process(self._control, command, stdin, readable)
+        process, ends = open_process(self._control, spec, stdin, readable)
         self._processes[process.number] = process
-        message = {"op": "spawn", "process": process.number, "command": command.to_json()}
+        message = {"op": "spawn", "process": process.number, "command": spec.to_json()}
         try:
             reply = await self._control.request(message, ends)
         except asyncio.CancelledError:
@@ -143,10 +146,10 @@ class Sandbox:
         except (ChannelError, MessageTooLarge) as error:
             self._discard(process)
             why = str(error) or "its sandbox has ended"
-            raise start_error(command, why) from error
+            raise start_error(spec, why) from error
         if "error" in reply:
             self._discard(process)
-            raise ProcessNotStarted(command.name, reply["error"], reply["errno"])
+            raise ProcessNotStarted(spec.name, reply["error"], reply["errno"])
         process.pid = reply["pid"]
         return process
 
@@ -168,9 +171,9 @@ class Sandbox:
         ended, and OSError: no such sockets (tier 3), no descriptor left.
         """
         if not self.is_running:
-            raise connections.ended_error()
+            raise port_connections.ended_error()
         where = self._prepared_init.profile.network, self._sockets, self.pid or 0
-        return await connections.connect(*where, port, timeout, address)
+        return await port_connections.connect(*where, port, timeout, address)
 
     async def aclose(self, reason: str | None = None) -> None:
         """Ends all processes; when this returns, they are dead and the directory is removed.

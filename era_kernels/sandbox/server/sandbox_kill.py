@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Iterable
 
 from era_kernels.concurrency.waiting import ends_within
 from era_kernels.errors import EndUnfinished
-from era_kernels.sandbox.init.spec import SandboxSpec
+from era_kernels.sandbox.init.sandbox_spec import SandboxSpec
 from era_kernels.sandbox.linux.cgroup import kill_members
 from era_kernels.sandbox.linux.process_kill import kill_listed
 from era_kernels.sandbox.server.cgroups import SandboxCgroup

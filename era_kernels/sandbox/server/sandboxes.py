@@ -12,8 +12,9 @@ from era_kernels.errors import KernelStartFailed
 from era_kernels.models import UNSANDBOXED_TIER, Isolation, Limits, SessionPaths
 from era_kernels.models.internet import OutboundRules
 from era_kernels.safe_fs.trash import Trash
-from era_kernels.sandbox.init.spec import SandboxSpec
+from era_kernels.sandbox.init.sandbox_spec import SandboxSpec
 from era_kernels.sandbox.server import runtime_dirs
+from era_kernels.sandbox.server.all_sessions_memory import AllSessionsMemoryMonitor
 from era_kernels.sandbox.server.cgroups import CgroupTree
 from era_kernels.sandbox.server.disk_reserve import DiskReserve
 from era_kernels.sandbox.server.host_resources import HostResources
@@ -22,7 +23,6 @@ from era_kernels.sandbox.server.limit_monitor import LimitMonitor
 from era_kernels.sandbox.server.pasta import Outbounds
 from era_kernels.sandbox.server.sandbox import Sandbox
 from era_kernels.sandbox.server.sandbox_kill import end_all, end_one
-from era_kernels.sandbox.server.server_memory import ServerMemoryMonitor
 from era_kernels.sandbox.server.tier_probe import TierProbe, find_outbound_failure
 from era_kernels.sandbox.server.tiers import IsolationPolicy, IsolationProfile, with_outbound
 from era_kernels.sandbox.server.uids import UidAllocator, available_uids
@@ -44,7 +44,7 @@ class Sandboxes:
         self._runtime = runtime
         self._init_pool = init_pool
         groups = init_pool.cgroups
-        memory_monitor = ServerMemoryMonitor(groups.server_memory, groups.memory_group)
+        memory_monitor = AllSessionsMemoryMonitor(groups.server_memory, groups.memory_group)
         self._limit_monitor = LimitMonitor(memory_monitor, reserve)
         self._uid_allocator = UidAllocator(available_uids())
         outbound_uid = self._uid_allocator.outbound_uid

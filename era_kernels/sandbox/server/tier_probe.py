@@ -17,7 +17,7 @@ from era_kernels.safe_fs.trash import remove_directory
 from era_kernels.sandbox.server import runtime_dirs
 from era_kernels.sandbox.server.pasta import Outbound
 from era_kernels.sandbox.server.process import Process
-from era_kernels.sandbox.server.process_command import Command
+from era_kernels.sandbox.server.process_spec import ProcessSpec
 from era_kernels.sandbox.server.tiers import IsolationPolicy, IsolationProfile, candidate_profiles
 
 PROBE_TIMEOUT = 20.0  # seconds for one attempt on a busy machine
@@ -36,7 +36,7 @@ class ProbeSandbox(Protocol):
 
     async def wait_ready(self) -> bool: ...
 
-    async def spawn(self, command: Command) -> Process: ...
+    async def spawn(self, spec: ProcessSpec) -> Process: ...
 
     async def aclose(self) -> None: ...
 
@@ -154,12 +154,12 @@ async def _find_failure(sandbox: ProbeSandbox) -> str | None:
     if not await sandbox.wait_ready():
         return sandbox.isolation_error or "its init died"
     code = "import ctypes, socket, tempfile; open('x', 'w').close(); tempfile.TemporaryFile()"
-    command = Command(
+    spec = ProcessSpec(
         argv=(sys.executable, "-c", code),
         env={"PATH": os.defpath, "LANG": "C.UTF-8", "TMPDIR": str(sandbox.inner_paths.temporary)},
         cwd=str(sandbox.inner_paths.workspace),
     )
-    process = await sandbox.spawn(command)
+    process = await sandbox.spawn(spec)
     ending = await process.ended
     if ending.code == 0:
         return None

@@ -20,7 +20,7 @@ from pathlib import Path
 from era_kernels.models import UNSANDBOXED_TIER, Isolation, Limits, Network, SessionPaths
 from era_kernels.models.internet import PROXY_ONLY
 from era_kernels.sandbox.init import rootfs
-from era_kernels.sandbox.init.spec import IsolationKind, SandboxSpec
+from era_kernels.sandbox.init.sandbox_spec import IsolationKind, SandboxSpec
 from era_kernels.sandbox.linux import landlock, seccomp
 from era_kernels.sandbox.server.cgroups import CgroupTree
 from era_kernels.sandbox.server.uids import is_traversable

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from era_kernels.errors import StartError, Unavailable
 from era_kernels.models import JsonObject
-from era_kernels.sandbox.init.spec import OutboundSpec, SandboxSpec
+from era_kernels.sandbox.init.sandbox_spec import OutboundSpec, SandboxSpec
 from era_kernels.sandbox.server.control_channel import ChannelClosed, ControlChannel, SendRefused
 from era_kernels.sandbox.server.zygote_process import EXIT_TIMEOUT, ZygoteProcess
 

@@ -12,7 +12,7 @@ from sys import getsizeof
 from era_kernels.errors import StorageFailed
 from era_kernels.json_incremental import estimate_size
 from era_kernels.models import Done, Event, InputRequest, LoggedEvent, Stderr, Stdout, now
-from era_kernels.services.executions.limit_words import WORDS_LENGTH
+from era_kernels.services.executions.shortage_in_output import WORDS_LENGTH
 from era_kernels.storage.execution_log import ExecutionLog
 
 MAX_RECENT_BYTES = 256 * 1024  # of text that a live execution keeps in memory for its readers

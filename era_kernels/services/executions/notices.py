@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from signal import SIGINT
 
 from era_kernels.models import MIB, EndReason, ExecutionEnd, ExitInfo, Limits, format_size
-from era_kernels.services.executions.limit_words import MEMORY, Shortage, find_shortage
+from era_kernels.services.executions.shortage_in_output import MEMORY, Shortage, find_shortage
 
 # Why variables are lost.
 SERVER_RESTARTED = "the server was restarted"

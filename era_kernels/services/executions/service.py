@@ -19,7 +19,7 @@ from era_kernels.models import (
     Session,
     now,
 )
-from era_kernels.services.executions.live import (
+from era_kernels.services.executions.live_execution import (
     EarlyCancel,
     LiveExecution,
     do_nothing,

@@ -17,7 +17,7 @@ from era_kernels.models import (
     Output,
     Submission,
 )
-from era_kernels.services.executions.live import LiveExecution
+from era_kernels.services.executions.live_execution import LiveExecution
 from era_kernels.services.executions.outcome import Timing
 
 S = TypeVar("S", bound=Submission | ExecSubmission)

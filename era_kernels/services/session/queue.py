@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from typing import Protocol
 
 from era_kernels.errors import QueueFull
-from era_kernels.services.capacity import RETRY_AFTER_SECONDS
+from era_kernels.services.kernel_limiter import RETRY_AFTER_SECONDS
 
 
 class QueueItem(Protocol):

@@ -21,7 +21,7 @@ from era_kernels.models import (
     server_line,
 )
 from era_kernels.services.context import ServiceContext
-from era_kernels.services.executions.live import LiveExecution
+from era_kernels.services.executions.live_execution import LiveExecution
 from era_kernels.services.executions.notices import (
     LOSES_FILES_TOO,
     LOSES_NOTHING,

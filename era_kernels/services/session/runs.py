@@ -15,7 +15,7 @@ from era_kernels.models import (
     Submission,
 )
 from era_kernels.services.context import ServiceContext
-from era_kernels.services.executions.live import LiveExecution
+from era_kernels.services.executions.live_execution import LiveExecution
 from era_kernels.services.executions.outcome import (
     Timing,
     cancelled_before_start,

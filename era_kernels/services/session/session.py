@@ -15,7 +15,7 @@ from era_kernels.models import (
     Submission,
 )
 from era_kernels.services.context import ServiceContext
-from era_kernels.services.executions.live import LiveExecution
+from era_kernels.services.executions.live_execution import LiveExecution
 from era_kernels.services.session.commands import Commands, CommandStrategy
 from era_kernels.services.session.job import S, Strategy
 from era_kernels.services.session.machine import SessionMachine
@@ -123,7 +123,7 @@ class LiveSession:
         update = self._workspace.update_data if "data" in changes else self._state.update
         await update(**changes)
         if not self.session.allow_public:
-            self._context.public_requests.close(self.session.id)
+            self._context.public_cutoff.close(self.session.id)
         machine = self._session_machine.find()
         if machine is not None:
             await machine.services.apply_internet()

@@ -9,14 +9,14 @@ from contextlib import asynccontextmanager, suppress
 
 from era_kernels.errors import EraError, SessionNotFound, StorageFailed, TooLarge
 from era_kernels.models import NO_FILES_CHANGED, FilesChanged, JsonObject, now
-from era_kernels.services.executions.live import LiveExecution
+from era_kernels.services.executions.live_execution import LiveExecution
 from era_kernels.services.session.state import SessionState
 from era_kernels.services.validation import check_json_size, merge_data
 from era_kernels.storage.workspaces import (
     FileChange,
     FileListing,
-    SessionDataFile,
     WorkspaceChanges,
+    WorkspaceDataFile,
     Workspaces,
 )
 
@@ -32,7 +32,7 @@ class WorkspaceTracker:
     def __init__(self, workspaces: Workspaces, directory: str) -> None:
         self._workspaces = workspaces
         self._directory = directory
-        self._data_file: SessionDataFile | None = None
+        self._data_file: WorkspaceDataFile | None = None
         self._listing: FileListing | None = None
 
     async def prepare(self, data: JsonObject) -> None:

@@ -4,7 +4,7 @@
 const { Session } = require("node:inspector");
 const vm = require("node:vm");
 
-const { holdNewPromises } = require("./internals.js");
+const { holdNewPromises } = require("./deno_internals.js");
 
 const { getOwnPropertyDescriptor, getPrototypeOf } = Object;
 

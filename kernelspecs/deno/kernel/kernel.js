@@ -13,14 +13,14 @@ const { ErrorTexts } = require("./error_texts.js");
 const { Evaluator } = require("./evaluator.js");
 const { ListeningServers } = require("./listening_servers.js");
 const { makeParserGetter } = require("./module_parser.js");
-const { installProcessEnds } = require("./process_ends.js");
+const { installFlushAtExit } = require("./flush_at_exit.js");
 const { Program } = require("./program.js");
 const { ProgramInput } = require("./program_input.js");
 const { ProgramModules } = require("./program_modules.js");
 const { ProgramOutput } = require("./program_output.js");
 const { RunResources } = require("./run_resources.js");
 const { makeTransform } = require("./type_transform.js");
-const { endProcess, soon } = require("./internals.js");
+const { endProcess, soon } = require("./deno_internals.js");
 const { installUncaught } = require("./uncaught_errors.js");
 const { installWorkers } = require("./program_workers.js");
 
@@ -53,7 +53,7 @@ function start(link, options) {
   servers.install();
   resources.install();
   modules.install();
-  installProcessEnds(link);
+  installFlushAtExit(link);
   installWorkers(link, program);
   installDisplay(makeDisplayModule((type, content) => program.publish(type, content)));
   installUncaught(program);

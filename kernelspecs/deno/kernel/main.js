@@ -16,7 +16,7 @@ const { requireOwn } = require("./own_modules.js");
 const early = requireOwn("../../node/kernel/early.js");
 const { parseArguments } = requireOwn("../../node/kernel/arguments.js");
 const { InspectorClient, openInspector, startWorkersAtOnce } = requireOwn("./inspector.js");
-const { endProcess } = requireOwn("./internals.js");
+const { endProcess } = requireOwn("./deno_internals.js");
 const { RevivableLink } = requireOwn("./revivable_link.js");
 
 const options = parseArguments(Deno.args);

@@ -5,10 +5,10 @@ const util = require("node:util");
 
 const { toBundle } = require("../../node/kernel/display_data.js");
 const early = require("../../node/kernel/early.js");
-const { INTERRUPTED, Run } = require("../../node/kernel/run.js");
+const { INTERRUPTED, Run } = require("../../node/kernel/run_state.js");
 const { describeError } = require("../../node/kernel/user_errors.js");
 const { restoreEnvironment, setEnvironment } = require("./environment.js");
-const { hasMoreWork, soon } = require("./internals.js");
+const { hasMoreWork, soon } = require("./deno_internals.js");
 const { ProgramEnd } = require("./program_end.js");
 const { findMistake } = require("./type_transform.js");
 

@@ -6,7 +6,7 @@ const path = require("node:path");
 const { fileURLToPath, pathToFileURL } = require("node:url");
 
 const early = require("../../node/kernel/early.js");
-const { evaluateAs } = require("./internals.js");
+const { evaluateAs } = require("./deno_internals.js");
 
 const SDK_NAME = "era_storage"; // which programs import by this name
 const SDK_FILE = path.join(__dirname, "..", "..", "node", "sdk", SDK_NAME, "index.js");

@@ -2,7 +2,7 @@
 /** All ways by which a program of Deno prints: at once, and in one order. */
 
 const { ProgramOutput: NodeOutput } = require("../../node/kernel/standard_streams.js");
-const { Console } = require("./internals.js");
+const { Console } = require("./deno_internals.js");
 
 const WARNING_LEVEL = 2; // from which on a console prints to stderr
 

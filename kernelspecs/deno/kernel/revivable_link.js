@@ -7,7 +7,7 @@ const { MessageChannel, receiveMessageOnPort } = require("node:worker_threads");
 const { IS_STOPPING } = require("../../node/kernel/shared_state.js");
 const { WorkerLink } = require("../../node/kernel/worker_link.js");
 
-const WORKER_FILE = path.join(__dirname, "worker_main.cjs");
+const WORKER_FILE = path.join(__dirname, "wire_worker_main.cjs");
 
 class RevivableLink extends WorkerLink {
   /** `inspectorUrl` is the address of this thread's inspector; null where there is none. */

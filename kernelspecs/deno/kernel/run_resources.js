@@ -1,7 +1,7 @@
 "use strict";
 /** What a run has opened: it is closed when the run is ended, as the end of a process does. */
 
-const { closeResource, resources } = require("./internals.js");
+const { closeResource, resources } = require("./deno_internals.js");
 
 const SHARED = /port/i; // the kernel's own link to its worker is among them
 

@@ -12,9 +12,9 @@ const { plainConsole } = require("./console.js");
 const { makeDisplayModule } = require("./display_data.js");
 const { Evaluator } = require("./evaluator.js");
 const early = require("./early.js");
-const { binding } = require("./internals.js");
+const { binding } = require("./node_internals.js");
 const { ListeningServers } = require("./listening_servers.js");
-const { installProcessEnds } = require("./process_ends.js");
+const { installFlushAtExit } = require("./flush_at_exit.js");
 const { CLEANUP, Program } = require("./program.js");
 const { ProgramInput } = require("./program_input.js");
 const { ProgramModules } = require("./program_modules.js");
@@ -57,7 +57,7 @@ function start(link, options) {
   installDisplay(makeDisplayModule((type, content) => program.publish(type, content)));
   installKernelObject(program, evaluator, modules);
   const emit = interceptEvents(program);
-  const endProcess = installProcessEnds(link);
+  const endProcess = installFlushAtExit(link);
   process.exit = early.makeForeign((...args) => program.exit(...args));
   handleSignal(() => {
     if (!process.listenerCount("SIGINT")) program.onInterrupt(); // else Node calls the listeners

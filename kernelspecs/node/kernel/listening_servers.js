@@ -2,7 +2,7 @@
 /** Lets a run end while its servers listen: they go on to serve in the session. */
 
 const early = require("./early.js");
-const { binding } = require("./internals.js");
+const { binding } = require("./node_internals.js");
 
 class ListeningServers {
   constructor() {

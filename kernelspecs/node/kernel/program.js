@@ -7,7 +7,7 @@ const { toBundle } = require("./display_data.js");
 const early = require("./early.js");
 const { restoreIntrinsics, withIntrinsics } = require("./intrinsics.js");
 const { IMPORT_PLACE } = require("./program_modules.js");
-const { INTERRUPTED, Run } = require("./run.js");
+const { INTERRUPTED, Run } = require("./run_state.js");
 const { describeError, isOfNode } = require("./user_errors.js");
 
 const UNSETTLED_CODE = 13; // Node's exit code when a top-level await is never settled

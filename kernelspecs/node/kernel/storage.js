@@ -4,13 +4,13 @@
 const Module = require("node:module");
 const { pathToFileURL } = require("node:url");
 
-const callers = require("../sdk/era_storage/callers.js");
+const callOwner = require("../sdk/era_storage/call_owner.js");
 require("../sdk/era_storage/early.js");
 const finder = require("../sdk/era_storage/find.js");
 
 /** Binds what the package uses before a program can replace it; calls of ended runs are silent. */
 function installStorage(context, modules) {
-  callers.current = () => context.current();
+  callOwner.current = () => context.current();
   finder.install();
   if (typeof Module.registerHooks !== "function") wrapImporter(modules);
   hideFromCache();

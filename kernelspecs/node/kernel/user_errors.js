@@ -7,7 +7,7 @@ const util = require("node:util");
 const vm = require("node:vm");
 
 const early = require("./early.js");
-const { binding, internalErrors } = require("./internals.js");
+const { binding, internalErrors } = require("./node_internals.js");
 const { NewestCells } = require("./newest_cells.js");
 
 const KERNEL_URL = pathToFileURL(__dirname).href;

@@ -12,7 +12,7 @@ const FLUSH_MS = 1000; // after which the process ends without, when nobody read
 const MAX_FLUSH_MS = 8000; // for those who read slowly
 const WORKER_YOUNG_MB = 12; // of objects that live for one message; V8 itself would take 96
 const RETRY_MS = 1; // where a child has made the pipe one that does not wait
-const WORKER_FILE = path.join(__dirname, "worker_main.js");
+const WORKER_FILE = path.join(__dirname, "wire_worker_main.js");
 
 class WorkerLink {
   /** `workerFile` is what the worker runs; `more` is data that only it knows. */

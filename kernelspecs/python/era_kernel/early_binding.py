@@ -33,7 +33,7 @@ PATCHING_MODULES = frozenset(
         "descriptor_patches",
         "excepthooks",
         "exec_patches",
-        "exit_patches",
+        "flush_at_exit",
         "input_patches",
         "program_end",
         "program_loop",

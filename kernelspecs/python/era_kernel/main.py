@@ -35,7 +35,7 @@ from era_kernel import (
     early_binding,
     excepthooks,
     exec_patches,
-    exit_patches,
+    flush_at_exit,
     import_patches,
     run_context,
     spawned_children,
@@ -170,7 +170,7 @@ class EraKernel(IPythonKernel):
         run_context.install()
         self._program_loop.install()
         self._signals.install()
-        exit_patches.install(self.flush_and_close, self._stderr_fd)
+        flush_at_exit.install(self.flush_and_close, self._stderr_fd)
         exec_patches.install(self.flush_and_close)
         c_exit.install(self.flush_and_close)
 

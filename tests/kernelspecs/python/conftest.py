@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from jupyter_client.blocking.client import BlockingKernelClient
 
-from era_kernels.kernels.kernel_host import KernelHost
 from era_kernels.kernels.kernelspecs import builtin_dir
 from era_kernels.kernels.machine import Machine
+from era_kernels.kernels.machines import Machines
 from era_kernels.models import Limits
 from tests.kernels.conftest import host, io_loop, machine, make_paths
 from tests.languages.jupyter_checks import JupyterKernel, open_kernel
@@ -21,7 +21,7 @@ __all__ = ["host", "io_loop", "jupyter_kernel", "kernel", "machine"]
 
 
 @asynccontextmanager
-async def open_machine(host: KernelHost) -> AsyncIterator[Machine]:
+async def open_machine(host: Machines) -> AsyncIterator[Machine]:
     """Opens a machine of its own, in a folder of which nothing is left afterwards."""
     with tempfile.TemporaryDirectory() as directory:
         machine = await host.open("python", make_paths(Path(directory)), Limits(), {})

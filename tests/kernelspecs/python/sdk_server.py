@@ -13,10 +13,10 @@ from urllib.parse import quote
 import pytest
 
 from era_kernels.models import ALL_STORAGE, SessionListener, StorageScope
-from era_kernels.web import sdk_session
+from era_kernels.web import storage_session
 from era_kernels.web.access import Access
-from era_kernels.web.base import HandlerContext
-from era_kernels.web.sdk import StorageListener
+from era_kernels.web.base_handler import HandlerContext
+from era_kernels.web.storage_listener import StorageListener
 from tests.storage_fakes import Memory, memory_routes
 
 MAX_BODY = 8 * 1024 * 1024
@@ -30,7 +30,7 @@ class SdkServer:
     unix_url: str
     memory: Memory
     scope: StorageScope = ALL_STORAGE
-    sessions: list[sdk_session.StorageSession] = field(default_factory=list)
+    sessions: list[storage_session.StorageSession] = field(default_factory=list)
     loop: asyncio.AbstractEventLoop | None = None
 
     def clear(self) -> None:

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from era_kernels.kernels.kernel_host import KernelHost
 from era_kernels.kernels.kernelspecs import builtin_dir
 from era_kernels.kernels.machine import Machine
+from era_kernels.kernels.machines import Machines
 from era_kernels.models import (
     ExecutionEnd,
     KernelRequest,
@@ -160,7 +160,7 @@ async def run(machine: Machine, code: str) -> tuple[str, str, list[object], Exec
     return stdout, stderr, results, end
 
 
-async def check_replaced(host: KernelHost, replace: str, restore: str) -> None:
+async def check_replaced(host: Machines, replace: str, restore: str) -> None:
     """Runs a program that leaves something replaced, and three more while it is."""
     async with open_machine(host) as machine:
         await run(machine, PREPARE)
@@ -190,7 +190,7 @@ async def check_replaced(host: KernelHost, replace: str, restore: str) -> None:
         *(pytest.param(target, marks=pytest.mark.long) for target in BUILTIN_TARGETS),
     ],
 )
-async def test_replaced(host: KernelHost, target: str, kind: str) -> None:
+async def test_replaced(host: Machines, target: str, kind: str) -> None:
     """A function that is replaced for good changes nothing of later runs, nor is it called."""
     owner, _, name = target.rpartition(".")
     replace = f"saved = {target}\nhonest_setattr({owner}, '{name}', make('{kind}'))"
@@ -198,13 +198,13 @@ async def test_replaced(host: KernelHost, target: str, kind: str) -> None:
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-async def test_settings_left_behind(host: KernelHost, name: str) -> None:
+async def test_settings_left_behind(host: Machines, name: str) -> None:
     """Tracing, profiling and odd limits that a program leaves behind do the kernel no harm."""
     restore = "sys.settrace(None); sys.setprofile(None); sys.setrecursionlimit(1000)"
     await check_replaced(host, SETTINGS[name], restore)
 
 
-async def test_builtins_are_the_programs_own(host: KernelHost) -> None:
+async def test_builtins_are_the_programs_own(host: Machines) -> None:
     """The program's own builtins are the real ones, and what it adds to them is there."""
     code = (
         "import builtins, sys\n"
@@ -219,7 +219,7 @@ async def test_builtins_are_the_programs_own(host: KernelHost) -> None:
 
 
 @pytest.mark.parametrize("name", ["settrace", "setprofile"])
-async def test_tracing_comes_off(host: KernelHost, name: str) -> None:
+async def test_tracing_comes_off(host: Machines, name: str) -> None:
     """A trace function that a program leaves behind sees nothing of later runs."""
     async with open_machine(host) as machine:
         await run(machine, f"def f(*a): seen[0] += 1\nimport sys; seen = [0]; sys.{name}(f)")

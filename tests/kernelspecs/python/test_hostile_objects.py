@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from tornado.ioloop import IOLoop
 
-from era_kernels.kernels.kernel_host import KernelHost
 from era_kernels.kernels.machine import Machine
+from era_kernels.kernels.machines import Machines
 from era_kernels.models import ExecutionEnd, KernelRequest, Output, Stdout
 from tests.kernelspecs.python.conftest import open_machine
 from tests.kernelspecs.python.hostile_programs import (
@@ -67,7 +67,7 @@ def ends_in_plain_python(program: HostileProgram) -> bool:
     return True
 
 
-async def check(host: KernelHost, program: HostileProgram) -> None:
+async def check(host: Machines, program: HostileProgram) -> None:
     """Runs the program on a new machine, and the next one after it."""
     async with open_machine(host) as machine:
         _, end = await run(machine, program.source)
@@ -89,13 +89,13 @@ async def check(host: KernelHost, program: HostileProgram) -> None:
 
 @few
 @given(program=programs())
-def test_hostile_programs(io_loop: IOLoop, host: KernelHost, program: HostileProgram) -> None:
+def test_hostile_programs(io_loop: IOLoop, host: Machines, program: HostileProgram) -> None:
     """A few programs of hostile parts."""
     io_loop.run_sync(lambda: check(host, program))
 
 
 @pytest.mark.parametrize("program", found_programs(), ids=lambda program: " + ".join(program.parts))
-def test_found_programs(io_loop: IOLoop, host: KernelHost, program: HostileProgram) -> None:
+def test_found_programs(io_loop: IOLoop, host: Machines, program: HostileProgram) -> None:
     """What was found by drawing stays answered."""
     io_loop.run_sync(lambda: check(host, program))
 
@@ -104,14 +104,14 @@ def test_found_programs(io_loop: IOLoop, host: KernelHost, program: HostileProgr
 @pytest.mark.timeout(3600)
 @settings(few, max_examples=300)
 @given(program=programs())
-def test_many_hostile_programs(io_loop: IOLoop, host: KernelHost, program: HostileProgram) -> None:
+def test_many_hostile_programs(io_loop: IOLoop, host: Machines, program: HostileProgram) -> None:
     """Three hundred programs of hostile parts."""
     io_loop.run_sync(lambda: check(host, program))
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("program", all_single_parts(), ids=lambda program: program.parts[0])
-def test_each_hostile_part(io_loop: IOLoop, host: KernelHost, program: HostileProgram) -> None:
+def test_each_hostile_part(io_loop: IOLoop, host: Machines, program: HostileProgram) -> None:
     """Each part alone: where this fails, the program is as small as it can be."""
     io_loop.run_sync(lambda: check(host, program))
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from era_kernels.kernels.kernel_host import KernelHost
 from era_kernels.kernels.machine import Machine
+from era_kernels.kernels.machines import Machines
 from era_kernels.models import (
     ExecutionEnd,
     InputRequest,
@@ -57,7 +57,7 @@ def run_plain(directory: Path, program: str) -> ProgramResult:
 
 
 async def run_in_session(
-    host: KernelHost, directory: Path, program: str
+    host: Machines, directory: Path, program: str
 ) -> tuple[ProgramResult, ExecutionEnd]:
     """Returns the same of a run on a kernel, and its end."""
     machine = await host.open("python", make_paths(directory), Limits(), {})
@@ -86,7 +86,7 @@ def without_addresses(ending: ProgramResult) -> ProgramResult:
 
 
 @pytest.mark.parametrize("name", ALL_PROGRAMS)
-async def test_program(host: KernelHost, tmp_path: Path, name: str) -> None:
+async def test_program(host: Machines, tmp_path: Path, name: str) -> None:
     """Output, errors and exit code are those of the plain interpreter; the state is kept."""
     expected = run_plain(tmp_path, ALL_PROGRAMS[name])
     found, end = await run_in_session(host, tmp_path / "place", ALL_PROGRAMS[name])

@@ -24,7 +24,7 @@ from types import ModuleType
 from typing import Any
 
 from era_kernels.models import Limits, SessionListener, SessionPaths
-from era_kernels.sandbox.server.process_command import Command
+from era_kernels.sandbox.server.process_spec import ProcessSpec
 from era_kernels.sandbox.server.process_tree import Family, read_stat
 from era_kernels.sandbox.server.sandbox import Sandbox
 from era_kernels.sandbox.server.sandboxes import Sandboxes
@@ -235,9 +235,9 @@ def source(module: str) -> str:
     return (HERE / f"{module}.py").read_text().replace("from __future__ import annotations", "")
 
 
-def program(sandbox: Sandbox, code: str) -> Command:
+def program(sandbox: Sandbox, code: str) -> ProcessSpec:
     env = {**ENV, "TMPDIR": str(sandbox.inner_paths.temporary)}
-    return Command(
+    return ProcessSpec(
         argv=(sys.executable, "-c", code), env=env, cwd=str(sandbox.inner_paths.workspace)
     )
 

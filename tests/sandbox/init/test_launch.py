@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from era_kernels.models import ExitInfo
-from era_kernels.sandbox.server.process_command import Command
+from era_kernels.sandbox.server.process_spec import ProcessSpec
 from era_kernels.sandbox.server.sandbox import Sandbox
 from tests.sandbox.sandboxes import (
     ENV,
@@ -59,7 +59,7 @@ print(json.dumps({
 """
 
 
-async def in_sandbox_run(command: Command) -> tuple[ExitInfo, str, str]:
+async def in_sandbox_run(command: ProcessSpec) -> tuple[ExitInfo, str, str]:
     """Run one command in a sandbox of its own."""
     async with open_sandbox() as sandbox:
         return await run_to_end(sandbox, command)
@@ -150,7 +150,7 @@ async def test_an_uncaught_error_is_a_traceback() -> None:
 @pytest.mark.parametrize("entry", ["no_such_module:main", "sandbox_entry:no_such_function"])
 async def test_a_missing_entry_is_a_traceback(entry: str) -> None:
     """An entry that is not there ends the process with 1 and says so on descriptor 2."""
-    ending, _, err = await in_sandbox_run(Command(entry=entry, env=ENV, cwd="/"))
+    ending, _, err = await in_sandbox_run(ProcessSpec(entry=entry, env=ENV, cwd="/"))
     assert ending == ExitInfo(code=1)
     assert "no_such" in err
 
@@ -168,7 +168,7 @@ async def test_an_interrupt_raises_in_the_program() -> None:
 
 async def test_an_executed_program_gets_default_signals() -> None:
     """What interpreters and our own processes ignore is not ignored in an executed program."""
-    command = Command(
+    command = ProcessSpec(
         argv=("/bin/grep", "-E", "Sig(Ign|Blk)", "/proc/self/status"), env={}, cwd="/"
     )
     _, out, _ = await in_sandbox_run(command)

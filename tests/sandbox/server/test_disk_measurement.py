@@ -9,17 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from era_kernels.sandbox.server import disk_measurement, disk_session
+from era_kernels.sandbox.server import disk_measurement, session_disk
 from era_kernels.sandbox.server.disk_measurement import DiskMeasurement
 from era_kernels.sandbox.server.disk_reserve import ReserveBreach
-from era_kernels.sandbox.server.disk_session import (
+from era_kernels.sandbox.server.process_tree import ProcStat, read_stat
+from era_kernels.sandbox.server.session_disk import (
     MIB,
     TOLERANCE,
     Measured,
     SessionDisk,
     workspace_quotas,
 )
-from era_kernels.sandbox.server.process_tree import ProcStat, read_stat
 from tests.sandbox.sandboxes import count_descriptors
 
 FULL = ReserveBreach("the disk is full", min_growth=MIB // 8)
@@ -55,7 +55,7 @@ def test_all_quotas(tmp_path: Path) -> None:
     (workspace / "more").unlink()
     for directory in beside:
         with (directory / "large").open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, disk_session.MIN_OTHER_WRITABLE // 2 + MIB)
+            os.posix_fallocate(file.fileno(), 0, session_disk.MIN_OTHER_WRITABLE // 2 + MIB)
     assert measure(session) == "files beside the workspace larger than 512 MB"
 
 
@@ -69,7 +69,7 @@ def test_who_begins_with_too_much_may_remove_it(tmp_path: Path) -> None:
     (tmp_path / "file").unlink()
     assert measure(session) is None
     with (tmp_path / "large").open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, disk_session.MAX_EXCESS_AT_START + 2 * MIB)
+        os.posix_fallocate(file.fileno(), 0, session_disk.MAX_EXCESS_AT_START + 2 * MIB)
     assert measure(session_of(tmp_path)) == "workspace larger than 1 MB"
 
 

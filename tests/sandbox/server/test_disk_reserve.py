@@ -8,8 +8,8 @@ import pytest
 
 from era_kernels.models import default_disk_reserve
 from era_kernels.sandbox.server.disk_reserve import PAUSE, REPEAT_PAUSE, DiskReserve
-from era_kernels.sandbox.server.disk_session import MIB, SessionDisk, workspace_quotas
 from era_kernels.sandbox.server.disk_space import DiskSpace
+from era_kernels.sandbox.server.session_disk import MIB, SessionDisk, workspace_quotas
 from tests.storage.stores import small_disk
 
 

@@ -16,7 +16,7 @@ from tornado.ioloop import IOLoop
 
 from era_kernels.models.internet import OutboundRules
 from era_kernels.sandbox.init import fd_messages
-from era_kernels.sandbox.init.spec import OutboundSpec
+from era_kernels.sandbox.init.sandbox_spec import OutboundSpec
 from era_kernels.sandbox.server import pasta as outbounds_module
 from era_kernels.sandbox.server.control_channel import ControlChannel
 from era_kernels.sandbox.server.init_pool import InitPool, PreparedInit

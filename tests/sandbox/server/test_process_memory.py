@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from era_kernels.sandbox.server import memory_files
-from era_kernels.sandbox.server.memory_files import FilesInMemory
+from era_kernels.sandbox.server import files_in_memory
+from era_kernels.sandbox.server.files_in_memory import FilesInMemory
 from era_kernels.sandbox.server.process_memory import exceeds, proportional_bytes
 from era_kernels.sandbox.server.process_tree import ProcStat, read_stat
 
@@ -71,13 +71,13 @@ def test_files_that_cannot_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
         assert process.stdin is not None and process.stdout is not None
         stat = read_stat(process.pid)
         assert stat is not None
-        monkeypatch.setattr(memory_files, "_host_bytes", lambda: 500 * MIB)
+        monkeypatch.setattr(files_in_memory, "_host_bytes", lambda: 500 * MIB)
         files = FilesInMemory()
         assert files.measure([stat], 0) < MIB
         process.stdin.write(b"\n")
         process.stdin.flush()
         process.stdout.readline()
-        monkeypatch.setattr(memory_files, "_host_bytes", lambda: 530 * MIB)
+        monkeypatch.setattr(files_in_memory, "_host_bytes", lambda: 530 * MIB)
         hidden, trusted = files.measure([stat], 0), files.measure([stat], process.pid)
         process.communicate(b"\n")
     assert 30 * MIB <= hidden < 31 * MIB

@@ -14,7 +14,7 @@ from blockbuster import blockbuster_ctx
 
 from era_kernels.errors import KernelStartFailed, ShuttingDown
 from era_kernels.models import ExitInfo
-from era_kernels.sandbox.server.process_command import Command, ProcessNotStarted
+from era_kernels.sandbox.server.process_spec import ProcessNotStarted, ProcessSpec
 from era_kernels.sandbox.server.sandbox import Sandbox
 from era_kernels.sandbox.server.sandboxes import Sandboxes
 from tests.conftest import loop
@@ -52,9 +52,9 @@ async def test_a_process_ends_as_it_ends(sandbox: Sandbox, text: str, ending: Ex
 
 async def test_a_program_gets_what_its_command_says(sandbox: Sandbox) -> None:
     """Environment, working directory and arguments are the command's, and nothing besides."""
-    command = Command(argv=("/usr/bin/env",), env={"A": "ä b", "B": ""}, cwd="/")
+    command = ProcessSpec(argv=("/usr/bin/env",), env={"A": "ä b", "B": ""}, cwd="/")
     assert (await run_to_end(sandbox, command))[1] == "A=ä b\nB=\n"
-    command = Command(argv=("sh", "-c", 'echo "$PWD" "$1"', "-", "x y"), env=ENV, cwd="/usr")
+    command = ProcessSpec(argv=("sh", "-c", 'echo "$PWD" "$1"', "-", "x y"), env=ENV, cwd="/usr")
     assert (await run_to_end(sandbox, command))[1] == "/usr x y\n"
 
 
@@ -79,12 +79,15 @@ async def test_streams_are_kept_apart(sandbox: Sandbox) -> None:
 async def test_a_failed_start_has_the_reason(sandbox: Sandbox) -> None:
     """What cannot be executed is an error with the system's message, never an exit code."""
     cases = [
-        (Command(argv=("/does/not/exist",), env={}, cwd="/"), "No such file or directory"),
-        (Command(argv=("nothing-of-that-name",), env=ENV, cwd="/"), "No such file or directory"),
-        (Command(argv=("/etc/passwd",), env={}, cwd="/"), "Permission denied"),
-        (Command(argv=("/bin/true",), env={}, cwd="/does/not/exist"), "/does/not/exist"),
+        (ProcessSpec(argv=("/does/not/exist",), env={}, cwd="/"), "No such file or directory"),
+        (
+            ProcessSpec(argv=("nothing-of-that-name",), env=ENV, cwd="/"),
+            "No such file or directory",
+        ),
+        (ProcessSpec(argv=("/etc/passwd",), env={}, cwd="/"), "Permission denied"),
+        (ProcessSpec(argv=("/bin/true",), env={}, cwd="/does/not/exist"), "/does/not/exist"),
         (forked_program("", cwd="/etc/passwd"), "Not a directory"),
-        (Command(argv=("/bin/true",), env={"A": "\ud800"}, cwd="/"), "surrogates not allowed"),
+        (ProcessSpec(argv=("/bin/true",), env={"A": "\ud800"}, cwd="/"), "surrogates not allowed"),
     ]
 
     for command, message in cases:
@@ -95,7 +98,7 @@ async def test_a_failed_start_has_the_reason(sandbox: Sandbox) -> None:
 
 async def test_a_failed_start_leaves_no_descriptor_and_no_process(sandbox: Sandbox) -> None:
     """After a failed start everything is as it was before."""
-    command = Command(argv=("/does/not/exist",), env={}, cwd="/")
+    command = ProcessSpec(argv=("/does/not/exist",), env={}, cwd="/")
     before = count_descriptors(os.getpid())
     for _ in range(20):
         with pytest.raises(KernelStartFailed):
@@ -153,7 +156,7 @@ async def test_a_failed_start_has_the_error_number(sandbox: Sandbox) -> None:
     """The system's error number comes with its message."""
     for path, number in (("/no/such", errno.ENOENT), ("/etc/passwd", errno.EACCES)):
         with pytest.raises(ProcessNotStarted) as caught:
-            await sandbox.spawn(Command(argv=(path,), env=ENV, cwd="/tmp"))
+            await sandbox.spawn(ProcessSpec(argv=(path,), env=ENV, cwd="/tmp"))
         assert caught.value.errno == number
         assert caught.value.reason == f"{os.strerror(number)}: {path}"
 

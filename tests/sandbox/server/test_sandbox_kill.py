@@ -14,7 +14,7 @@ from contextlib import contextmanager
 import pytest
 
 from era_kernels.errors import EndUnfinished
-from era_kernels.sandbox.init.spec import IsolationKind, SandboxSpec
+from era_kernels.sandbox.init.sandbox_spec import IsolationKind, SandboxSpec
 from era_kernels.sandbox.linux.process_kill import kill_listed
 from era_kernels.sandbox.server import sandbox_kill
 from era_kernels.sandbox.server.process_tree import Family, list_by_uid, read_stat

@@ -14,7 +14,7 @@ import pytest
 from era_kernels.errors import KernelStartFailed, Unavailable
 from era_kernels.models import Limits
 from era_kernels.sandbox.server import control_channel, sandbox, zygote_client
-from era_kernels.sandbox.server.process_command import ProcessNotStarted
+from era_kernels.sandbox.server.process_spec import ProcessNotStarted
 from tests.sandbox.sandboxes import forked_program, run_to_end, shell_command
 from tests.sandbox.tiers import isolated_sandboxes
 from tests.waiting import until

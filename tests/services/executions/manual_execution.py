@@ -14,7 +14,7 @@ from era_kernels.models import (
     Stdout,
     now,
 )
-from era_kernels.services.executions.live import LiveExecution
+from era_kernels.services.executions.live_execution import LiveExecution
 from tests.services.executions.test_result import DONE
 from tests.services.service_fixture import Services
 

@@ -9,7 +9,7 @@ import pytest
 
 from era_kernels.errors import ExecutionNotFound, NotRunning
 from era_kernels.models import Done, ExitInfo, InterruptStep, Queued
-from era_kernels.services.executions.live import LiveExecution
+from era_kernels.services.executions.live_execution import LiveExecution
 from tests.fakes import make_start_error
 from tests.services.conftest import OpenServices
 from tests.services.service_fixture import Services, end_of, events_of, sleep_briefly

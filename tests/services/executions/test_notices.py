@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from era_kernels.models import EndReason, ExceptionInfo, ExecutionEnd, ExitInfo, Limits
-from era_kernels.services.executions.limit_words import MEMORY, OPEN_FILES, THREADS, Shortage
 from era_kernels.services.executions.notices import (
     LOSES_NOTHING,
     LOSES_VARIABLES,
@@ -17,6 +16,7 @@ from era_kernels.services.executions.notices import (
     explain_end,
     loss_notice,
 )
+from era_kernels.services.executions.shortage_in_output import MEMORY, OPEN_FILES, THREADS, Shortage
 
 MIB = 1 << 20
 LIMITS = SessionLimits(

@@ -8,7 +8,7 @@ import pytest
 
 from era_kernels.errors import NoInputPending
 from era_kernels.models import InputRequest, Stdout
-from era_kernels.services.executions.live import LiveExecution
+from era_kernels.services.executions.live_execution import LiveExecution
 from era_kernels.services.executions.stdin import MAX_PENDING, StdinBroker
 from tests.fakes import FakeControlClient
 from tests.services.service_fixture import Services, events_of, sleep_briefly

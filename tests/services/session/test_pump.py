@@ -19,7 +19,7 @@ from era_kernels.models import (
     LoggedEvent,
     Stdout,
 )
-from era_kernels.services.executions.live import LiveExecution
+from era_kernels.services.executions.live_execution import LiveExecution
 from era_kernels.services.session.runner import OUTPUT_LOST, format_size, pump
 from era_kernels.services.session.runs import kernel_process
 from tests.fakes import FakeHost, FakeMachine, Item, Script

@@ -27,7 +27,7 @@ from era_kernels.models import (
     Stdout,
     Submission,
 )
-from era_kernels.services.executions.live import LiveExecution
+from era_kernels.services.executions.live_execution import LiveExecution
 from era_kernels.services.validation import MAX_SESSION_JSON_BYTES
 from tests.fakes import make_start_error
 from tests.services.conftest import OpenServices

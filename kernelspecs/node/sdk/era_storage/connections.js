@@ -5,7 +5,7 @@
  * It speaks HTTP by itself: programs put their own functions into the module `http` for their tests.
  */
 
-const callers = require("./callers.js");
+const callOwner = require("./call_owner.js");
 const { Connection, SourceError } = require("./connection.js");
 const early = require("./early.js");
 
@@ -48,7 +48,7 @@ function withoutSlash(path) {
 
 /** Sends a request on one of the connections; resolves to the status and body of the answer. */
 async function exchange(address, request, isRepeatable) {
-  const caller = callers.current();
+  const caller = callOwner.current();
   let pool = pools.get(address.url);
   if (pool === undefined) pools.set(address.url, (pool = new Pool(address)));
   // What cannot be repeated must not meet a connection whose end was not yet noticed.
