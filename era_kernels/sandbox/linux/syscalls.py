@@ -6,9 +6,11 @@ import ctypes
 import os
 import signal
 import struct
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from itertools import count
 
+CLONE_VM = 0x00000100
 CLONE_NEWNS = 0x00020000
 CLONE_NEWCGROUP = 0x02000000
 CLONE_NEWUTS = 0x04000000
@@ -44,10 +46,12 @@ SYS_OPENAT2 = 437
 SYS_MOUNT_SETATTR = 442
 RESOLVE_NO_MAGICLINKS, RESOLVE_BENEATH = 2, 8
 _MAX_DESCRIPTOR = 0xFFFFFFFF
+_IDLE_STACK = 16 * 1024  # bytes
 _PTRACE_DETACH = 17
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
+_idle_stack = (ctypes.c_char * _IDLE_STACK)()
 
 
 def prctl(option: int, argument: int = 0) -> None:
@@ -78,8 +82,25 @@ def unshare(flags: int) -> None:
     check(_libc.unshare(flags), "unshare")
 
 
+@contextmanager
+def idle_child(namespaces: int) -> Iterator[int]:
+    """Makes a child in new namespaces, which does nothing until it is killed: clone(2).
+
+    Yields its pid, and kills it; the caller reaps it. It shares this process's memory, so that
+    Linux has nothing to copy, and runs pause(2) on a stack of its own. Raises OSError.
+    """
+    top = (ctypes.addressof(_idle_stack) + _IDLE_STACK) & ~15
+    pause = ctypes.cast(_libc.pause, ctypes.c_void_p)
+    flags = CLONE_VM | namespaces | signal.SIGCHLD
+    pid = check(_libc.clone(pause, ctypes.c_void_p(top), flags, None), "clone")
+    try:
+        yield pid
+    finally:
+        os.kill(pid, signal.SIGKILL)
+
+
 def setns(descriptor: int, kind: int) -> None:
-    """Enters the namespace that a descriptor holds: setns(2). Raises OSError."""
+    """Enters namespaces that a descriptor holds: setns(2). Raises OSError."""
     check(_libc.setns(descriptor, kind), "setns")
 
 
