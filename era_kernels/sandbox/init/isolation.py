@@ -12,11 +12,11 @@ import base64
 import fcntl
 import os
 import resource
+import signal
 import socket
 import struct
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
 
 from era_kernels.sandbox.init import rootfs
 from era_kernels.sandbox.init.spec import IsolationKind, SandboxSpec
@@ -117,17 +117,18 @@ def _enter_network_of(uid: int) -> None:
     Whoever serves the network joins that user namespace later, and has rights over the network
     alone, none over the host. Leaves a child that has been killed. Raises OSError.
     """
-    with syscalls.idle_child(syscalls.CLONE_NEWUSER | syscalls.CLONE_NEWNET) as pid:
+    pid = syscalls.make_idle_child(syscalls.CLONE_NEWUSER | syscalls.CLONE_NEWNET)
+    try:
         child = os.pidfd_open(pid)
-        try:
-            # Here /proc still shows the host's processes, and the pid is one of the new namespace.
-            fields = Path(f"/proc/self/fdinfo/{child}").read_bytes().split()
-            number = int(fields[fields.index(b"Pid:") + 1])
-            for name in ("uid_map", "gid_map"):
-                _write(f"/proc/{number}/{name}", f"0 {uid} 1")
-            syscalls.setns(child, syscalls.CLONE_NEWNET)
-        finally:
-            os.close(child)
+        # Here /proc still shows the host's processes, and the pid is one of the new namespace.
+        fields = _read(f"/proc/self/fdinfo/{child}").split()
+        number = int(fields[fields.index(b"Pid:") + 1])
+        for name in ("uid_map", "gid_map"):
+            _write(f"/proc/{number}/{name}", f"0 {uid} 1")
+        syscalls.setns(child, syscalls.CLONE_NEWNET)
+        os.close(child)
+    finally:
+        os.kill(pid, signal.SIGKILL)
 
 
 def setup_mounts(spec: SandboxSpec) -> None:
@@ -208,9 +209,18 @@ def _bound_tcp_buffers() -> None:
     A socket's error queue may take as much, and no control group counts it.
     """
     with suppress(OSError):  # a container may have this file read-only
-        least, initial, _ = Path(TCP_BUFFERS).read_bytes().split()
+        least, initial, _ = _read(TCP_BUFFERS).split()
         largest = max(MAX_TCP_BUFFER, int(initial))
         _write(TCP_BUFFERS, f"{int(least)} {int(initial)} {largest}")
+
+
+def _read(path: str) -> bytes:
+    """Reads a short file of Linux in one call."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(descriptor, 4096)
+    finally:
+        os.close(descriptor)
 
 
 def _write(path: str, text: str) -> None:
@@ -233,7 +243,7 @@ def _verify() -> None:
     foreign = sorted(names - {"lo", *UNUSED_INTERFACES})
     if os.getpid() != 1 or foreign:
         raise OSError(0, f"the sandbox is not closed: pid {os.getpid()}, interfaces {foreign}")
-    if Path("/.old").exists():
+    if os.path.lexists("/.old"):
         raise OSError(0, "the host's files are still in sight")
 
 
