@@ -253,10 +253,10 @@ async def test_ports_are_released(tmp_path: Path) -> None:
     """With a kernel, its ports are free again."""
     async with open_host(UNSANDBOXED_TIER, tmp_path) as host:
         machine = await open_machine(host, tmp_path / "one")
-        assert len(host._tcp_ports._taken) == PORT_COUNT
+        assert len(host._kernel_ports._taken) == PORT_COUNT
         await machine.aclose()
         await asyncio.sleep(0)
-        assert host._tcp_ports._taken == set()
+        assert host._kernel_ports._taken == set()
 
 
 # Takes the ports of a kernel and behaves there as its first argument says.

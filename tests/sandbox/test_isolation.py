@@ -113,6 +113,18 @@ async def test_uid_of_its_own(isolated: Isolated) -> None:
     assert (await run_to_end(again, shell_command("id -u")))[1] == out
 
 
+@pytest.mark.parametrize("isolated", [1, 2], indirect=True)
+async def test_init_is_forked_alone(isolated: Isolated) -> None:
+    """It is the zygote's child, has no child, and the zygote's next ones are outside again."""
+    sandbox = await isolated.open()
+    zygote = Path(f"/proc/{isolated.sandboxes.zygote.pid}")
+    init = Path(f"/proc/{sandbox.pid}")
+    assert str(sandbox.pid) in (zygote / f"task/{zygote.name}/children").read_text().split()
+    assert (init / f"task/{init.name}/children").read_text() == ""
+    assert (init / "ns/pid").readlink() != (zygote / "ns/pid").readlink()
+    assert (zygote / "ns/pid_for_children").readlink() == (zygote / "ns/pid").readlink()
+
+
 @pytest.mark.parametrize("isolated", [1], indirect=True)
 async def test_loopback_of_its_own(isolated: Isolated) -> None:
     """A session talks to itself over TCP, and there is no other interface."""

@@ -1,6 +1,6 @@
 """Applies the isolation of a sandbox: namespaces, a new root, no network, no rights.
 
-`unshare_and_fork` is called in the process that the zygote forked, `setup_mounts` in the init
+`enter_namespaces` is called in the process that the zygote forked, `setup_mounts` in the init
 before its session is known, `apply` when the session is known. A failure in any of them ends the
 sandbox before any code of a session has run. `enter_session` is called in every process that the
 init forks, before it becomes a program.
@@ -12,11 +12,11 @@ import base64
 import fcntl
 import os
 import resource
+import signal
 import socket
 import struct
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
 
 from era_kernels.sandbox.init import rootfs
 from era_kernels.sandbox.init.sandbox_spec import IsolationKind, SandboxSpec
@@ -39,7 +39,7 @@ UNUSED_INTERFACES = (
 # Thousandths of the host's memory that a process counts as if it had them, too, when Linux chooses
 # one to end.
 OOM_SCORE = 500
-TCP_BUFFERS = Path("/proc/sys/net/ipv4/tcp_rmem")  # of the network that the reader is in
+TCP_BUFFERS = "/proc/sys/net/ipv4/tcp_rmem"  # of the network that the reader is in
 MAX_TCP_BUFFER = 256 * 1024  # bytes
 WRITABLE_PATHS = ("/tmp", "/dev")  # in namespaces, where they are the session's own
 # Without namespaces: devices that programs need, and that cannot harm others.
@@ -57,23 +57,53 @@ def offer_to_oom_killer() -> None:
     Only processes with CAP_SYS_RESOURCE can take that back. Of sessions it still ends the largest.
     """
     with suppress(OSError):  # a container may have this file read-only
-        Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE), "ascii")
+        _write("/proc/self/oom_score_adj", str(OOM_SCORE))
 
 
-def unshare_and_fork(spec: SandboxSpec, pid_fd: int) -> None:
-    """Enters new namespaces and forks; only the fork, which is pid 1 in them, returns.
+def fork_into_pid_namespace() -> int:
+    """Forks; the fork is pid 1 of a new pid namespace. Returns as os.fork(). Raises OSError.
+
+    Only root can do this: this process itself stays where it is, as do its next children.
+    """
+    own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        syscalls.unshare(syscalls.CLONE_NEWPID)
+        pid = None
+        try:
+            pid = os.fork()
+        finally:
+            if pid != 0:
+                _return_to(own)
+    finally:
+        os.close(own)
+    return pid
+
+
+def _return_to(pid_namespace: int) -> None:
+    """Has the next children in this pid namespace again, or ends this process."""
+    try:
+        syscalls.setns(pid_namespace, syscalls.CLONE_NEWPID)
+    except OSError:  # it could make no child any more
+        os._exit(1)
+
+
+def enter_namespaces(spec: SandboxSpec) -> None:
+    """Enters new namespaces of all kinds but pids, as root. Raises OSError."""
+    namespaces = syscalls.NAMESPACES & ~syscalls.CLONE_NEWPID
+    if spec.network_uid is not None:
+        _enter_network_of(spec.network_uid)
+        namespaces &= ~syscalls.CLONE_NEWNET
+    syscalls.unshare(namespaces)
+
+
+def enter_namespaces_and_fork(pid_fd: int) -> None:
+    """Enters new namespaces as an ordinary user and forks; only the fork, pid 1 there, returns.
 
     The pid of the fork as the zygote sees it is written to `pid_fd`. Raises OSError.
     """
     user, group = os.geteuid(), os.getegid()
-    rootless = spec.kind is IsolationKind.USER
-    namespaces = syscalls.NAMESPACES | (syscalls.CLONE_NEWUSER if rootless else 0)
-    if spec.network_uid is not None and not rootless:
-        _enter_network_of(spec.network_uid)
-        namespaces &= ~syscalls.CLONE_NEWNET
-    syscalls.unshare(namespaces)
-    if rootless:
-        _map_user(user, group)
+    syscalls.unshare(syscalls.NAMESPACES | syscalls.CLONE_NEWUSER)
+    _map_user(user, group)
     pid = os.fork()
     if pid:
         os.write(pid_fd, b"%d" % pid)
@@ -85,31 +115,20 @@ def _enter_network_of(uid: int) -> None:
     """Enters a new network namespace, which belongs to a user namespace with one user in it.
 
     Whoever serves the network joins that user namespace later, and has rights over the network
-    alone, none over the host. Raises OSError.
+    alone, none over the host. Leaves a child that has been killed. Raises OSError.
     """
-    (made, is_made), (done, is_done) = os.pipe2(os.O_CLOEXEC), os.pipe2(os.O_CLOEXEC)
-    pid = os.fork()
-    if pid == 0:
-        try:
-            os.close(is_done)
-            syscalls.unshare(syscalls.CLONE_NEWUSER | syscalls.CLONE_NEWNET)
-            os.write(is_made, b"1")
-            os.read(done, 1)
-        finally:
-            os._exit(0)
-    os.close(is_made)
+    pid = syscalls.make_idle_child(syscalls.CLONE_NEWUSER | syscalls.CLONE_NEWNET)
     try:
-        if not os.read(made, 1):
-            raise OSError(0, "no user namespace could be made for the network")
+        child = os.pidfd_open(pid)
+        # Here /proc still shows the host's processes, and the pid is one of the new namespace.
+        fields = _read(f"/proc/self/fdinfo/{child}").split()
+        number = int(fields[fields.index(b"Pid:") + 1])
         for name in ("uid_map", "gid_map"):
-            Path(f"/proc/{pid}/{name}").write_text(f"0 {uid} 1", "ascii")
-        network = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-        syscalls.setns(network, syscalls.CLONE_NEWNET)
-        os.close(network)
+            _write(f"/proc/{number}/{name}", f"0 {uid} 1")
+        syscalls.setns(child, syscalls.CLONE_NEWNET)
+        os.close(child)
     finally:
-        for descriptor in (made, done, is_done):
-            os.close(descriptor)
-        os.waitpid(pid, 0)
+        os.kill(pid, signal.SIGKILL)
 
 
 def setup_mounts(spec: SandboxSpec) -> None:
@@ -119,6 +138,8 @@ def setup_mounts(spec: SandboxSpec) -> None:
         rootfs.build_base(spec)
         _loopback_up()
         syscalls.set_host_name(rootfs.HOST_NAME)
+        with suppress(ChildProcessError):  # what `_enter_network_of` left has ended meanwhile
+            os.waitpid(-1, 0)
 
 
 def apply(spec: SandboxSpec) -> None:
@@ -177,9 +198,9 @@ def _set_user(uid: int, spec: SandboxSpec) -> None:
 
 def _map_user(user: int, group: int) -> None:
     """Maps this user to the session's user in the namespace, where no other user exists."""
-    Path("/proc/self/setgroups").write_text("deny", "ascii")
-    Path("/proc/self/uid_map").write_text(f"{rootfs.USER_NAMESPACE_UID} {user} 1", "ascii")
-    Path("/proc/self/gid_map").write_text(f"{rootfs.USER_NAMESPACE_UID} {group} 1", "ascii")
+    _write("/proc/self/setgroups", "deny")
+    _write("/proc/self/uid_map", f"{rootfs.USER_NAMESPACE_UID} {user} 1")
+    _write("/proc/self/gid_map", f"{rootfs.USER_NAMESPACE_UID} {group} 1")
 
 
 def _bound_tcp_buffers() -> None:
@@ -188,8 +209,27 @@ def _bound_tcp_buffers() -> None:
     A socket's error queue may take as much, and no control group counts it.
     """
     with suppress(OSError):  # a container may have this file read-only
-        least, initial, _ = TCP_BUFFERS.read_text("ascii").split()
-        TCP_BUFFERS.write_text(f"{least} {initial} {max(MAX_TCP_BUFFER, int(initial))}", "ascii")
+        least, initial, _ = _read(TCP_BUFFERS).split()
+        largest = max(MAX_TCP_BUFFER, int(initial))
+        _write(TCP_BUFFERS, f"{int(least)} {int(initial)} {largest}")
+
+
+def _read(path: str) -> bytes:
+    """Reads a short file of Linux in one call."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(descriptor, 4096)
+    finally:
+        os.close(descriptor)
+
+
+def _write(path: str, text: str) -> None:
+    """Writes to a file of Linux in one call; a text codec may not be imported yet."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(descriptor, text.encode())
+    finally:
+        os.close(descriptor)
 
 
 def _loopback_up() -> None:
@@ -203,7 +243,7 @@ def _verify() -> None:
     foreign = sorted(names - {"lo", *UNUSED_INTERFACES})
     if os.getpid() != 1 or foreign:
         raise OSError(0, f"the sandbox is not closed: pid {os.getpid()}, interfaces {foreign}")
-    if Path("/.old").exists():
+    if os.path.lexists("/.old"):
         raise OSError(0, "the host's files are still in sight")
 
 

@@ -1,13 +1,13 @@
 """Builds a sandbox's root file system, with what programs need and nothing else of the host.
 
-All of this runs in the init, in its own mount namespace, before the init drops its rights.
+All of this runs in the init, in its own mount namespace, before the init drops its rights. Paths
+are plain text here: objects of pathlib would take as long as all the mounts.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from pathlib import Path
 
 from era_kernels.sandbox.init.sandbox_spec import SandboxSpec
 from era_kernels.sandbox.linux import syscalls
@@ -42,7 +42,7 @@ def build_base(spec: SandboxSpec) -> None:
     readable, hidden = _real_readable(spec), [os.path.realpath(path) for path in spec.hidden]
     syscalls.mount(None, "/", None, syscalls.MS_REC | syscalls.MS_SLAVE)
     syscalls.mount("tmpfs", _NEW_ROOT, "tmpfs", _TMPFS_FLAGS, f"mode=755,size={_ROOT_SIZE}")
-    Path(_NEW_ROOT + _OLD_ROOT).mkdir()
+    os.mkdir(_NEW_ROOT + _OLD_ROOT)
     syscalls.pivot_root(_NEW_ROOT, _NEW_ROOT + _OLD_ROOT)
     os.chdir("/")
     _bind_system()
@@ -68,38 +68,39 @@ def add_session(spec: SandboxSpec, uid: int) -> None:
         _bind(source, path, _READ_ONLY_ATTRIBUTES, syscalls.MS_PRIVATE)
     _write_etc_files(uid, spec.home, spec.resolvers)
     syscalls.detach_mount(_OLD_ROOT)
-    Path(_OLD_ROOT).rmdir()
+    os.rmdir(_OLD_ROOT)
     syscalls.mount_setattr("/", _READ_ONLY_ATTRIBUTES, recursive=False)
 
 
 def _bind_system() -> None:
     for path in SYSTEM:
-        old = Path(_OLD_ROOT + path)
-        if old.is_symlink():
-            Path(path).symlink_to(old.readlink())
-        elif old.is_dir():
+        old = _OLD_ROOT + path
+        if os.path.islink(old):
+            os.symlink(os.readlink(old), path)
+        elif os.path.isdir(old):
             _bind(path, path, _READ_ONLY_ATTRIBUTES)
-    Path("/etc").mkdir()
+    os.mkdir("/etc")
     for name in ETC:
-        old = Path(_OLD_ROOT, "etc", name)
-        if old.is_symlink() and "/" not in name:
-            Path("/etc", name).symlink_to(old.readlink())
-        elif old.exists():
-            _bind(f"/etc/{name}", f"/etc/{name}", _READ_ONLY_ATTRIBUTES)
+        path = f"/etc/{name}"
+        old = _OLD_ROOT + path
+        if "/" not in name and os.path.islink(old):
+            os.symlink(os.readlink(old), path)
+        elif os.path.exists(old):
+            _bind(path, path, _READ_ONLY_ATTRIBUTES)
 
 
 def _make_devices() -> None:
-    Path("/dev").mkdir()
+    os.mkdir("/dev")
     bounds = f"mode=755,size=64k,nr_inodes={_MIN_INODES}"
     syscalls.mount("tmpfs", "/dev", "tmpfs", syscalls.MS_NOSUID, bounds)
     for name in DEVICES:
-        Path("/dev", name).touch(0o666)
+        _write_file(f"/dev/{name}")
         syscalls.mount(f"{_OLD_ROOT}/dev/{name}", f"/dev/{name}", None, syscalls.MS_BIND)
     for number, name in enumerate(("stdin", "stdout", "stderr")):
-        Path("/dev", name).symlink_to(f"/proc/self/fd/{number}")
-    Path("/dev/fd").symlink_to("/proc/self/fd")
-    Path("/dev/ptmx").symlink_to("pts/ptmx")
-    Path("/dev/pts").mkdir()
+        os.symlink(f"/proc/self/fd/{number}", f"/dev/{name}")
+    os.symlink("/proc/self/fd", "/dev/fd")
+    os.symlink("pts/ptmx", "/dev/ptmx")
+    os.mkdir("/dev/pts")
     flags = syscalls.MS_NOSUID | syscalls.MS_NOEXEC
     options = f"newinstance,ptmxmode=0666,mode=620,max={_MAX_TERMINALS}"
     syscalls.mount("devpts", "/dev/pts", "devpts", flags, options)
@@ -107,21 +108,21 @@ def _make_devices() -> None:
 
 
 def _mount_proc(own: bool) -> None:
-    Path("/proc").mkdir()
+    os.mkdir("/proc")
     if own:
         syscalls.mount("proc", "/proc", "proc", _TMPFS_FLAGS | syscalls.MS_NOEXEC)
     else:
         syscalls.mount(f"{_OLD_ROOT}/proc", "/proc", None, syscalls.MS_BIND | syscalls.MS_REC)
     for name in READ_ONLY_PROC:
         path = f"/proc/{name}"
-        if Path(path).exists():
+        if os.path.exists(path):
             syscalls.mount(path, path, None, syscalls.MS_BIND | syscalls.MS_REC)
             syscalls.mount_setattr(path, _READ_ONLY_ATTRIBUTES)
 
 
 def _mount_tmpfs(path: str) -> None:
     """Mounts a tmpfs; its size is set for each session later."""
-    Path(path).mkdir()
+    os.mkdir(path)
     bounds = f"mode=1777,size={_ROOT_SIZE},nr_inodes={_MIN_INODES}"
     syscalls.mount("tmpfs", path, "tmpfs", _TMPFS_FLAGS, bounds)
 
@@ -129,7 +130,7 @@ def _mount_tmpfs(path: str) -> None:
 def _real_readable(spec: SandboxSpec) -> dict[str, str]:
     """Returns the readable paths that are there, each with the real path that it leads to."""
     found = ((path, os.path.realpath(path)) for path in spec.readable)
-    return {path: real for path, real in found if os.path.exists(real)}  # noqa: PTH110
+    return {path: real for path, real in found if os.path.exists(real)}
 
 
 def _bind_readable(readable: dict[str, str], hidden: list[str]) -> None:
@@ -138,7 +139,7 @@ def _bind_readable(readable: dict[str, str], hidden: list[str]) -> None:
     Both lead to real paths of the host. What is hidden is covered wherever it is shown: a readable
     path may be a link to what holds it.
     """
-    shown = {path: path for path in SYSTEM if Path(path).is_dir() and not Path(path).is_symlink()}
+    shown = {one: one for one in SYSTEM if os.path.isdir(one) and not os.path.islink(one)}
     for path, real in readable.items():
         others = (*SYSTEM, *(other for other in readable if other != path))
         if not is_below(path, others) and not is_below(f"{real}/", hidden):
@@ -147,7 +148,7 @@ def _bind_readable(readable: dict[str, str], hidden: list[str]) -> None:
     for path, real in shown.items():
         for one in hidden:
             inner = path + one.removeprefix(real)
-            if is_below(one, [real]) and Path(inner).is_dir():
+            if is_below(one, [real]) and os.path.isdir(inner):
                 syscalls.mount("tmpfs", inner, "tmpfs", _TMPFS_FLAGS, "mode=000,size=4k")
 
 
@@ -167,16 +168,25 @@ def _write_etc_files(uid: int, home: str, resolvers: Iterable[str]) -> None:
         "resolv.conf": "".join(f"nameserver {address}\n" for address in resolvers),
     }
     for name, text in texts.items():
-        Path("/etc", name).write_bytes(text.encode())  # a text codec may not be imported yet
+        _write_file(f"/etc/{name}", text.encode())
 
 
 def _bind(source: str, target: str, attributes: int, propagation: int = 0) -> None:
     """Bind-mounts a path of the host, with all mounts below it."""
     old = _OLD_ROOT + source
-    if Path(old).is_dir():
-        Path(target).mkdir(parents=True, exist_ok=True)
+    if os.path.isdir(old):
+        os.makedirs(target, exist_ok=True)
     else:
-        Path(target).parent.mkdir(parents=True, exist_ok=True)
-        Path(target).touch()
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        _write_file(target)
     syscalls.mount(old, target, None, syscalls.MS_BIND | syscalls.MS_REC)
     syscalls.mount_setattr(target, attributes, propagation=propagation)
+
+
+def _write_file(path: str, data: bytes = b"") -> None:
+    """Makes a file where none is, and writes these bytes into it."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        os.write(descriptor, data)
+    finally:
+        os.close(descriptor)

@@ -6,9 +6,10 @@
 
 `main` runs these steps in one process image: each step returns in its forked child only, after
 freeing what only the step itself needed, so that a program starts on an almost empty stack.
-Isolation is applied between the steps: one more fork enters the namespaces before the init starts
-(`isolation.unshare_and_fork`); the init applies the rest to itself (`isolation.apply`), so that
-every process that it starts is inside from its first instruction.
+Isolation is applied between the steps: root's zygote forks straight into a new pid namespace, an
+ordinary user's fork enters the namespaces and forks once more (`_enter_sandbox`); the init applies
+the rest to itself (`isolation.apply`), so that every process that it starts is inside from its
+first instruction.
 
 The zygote holds no secret, no thread and no event loop. It exits at the end of file on its control
 socket: the server is gone then, for whatever reason.
@@ -33,7 +34,7 @@ from typing import NoReturn
 from era_kernels.models import JsonObject
 from era_kernels.sandbox.init import fd_messages, init, isolation, launch, pasta_keeper
 from era_kernels.sandbox.init.reaper import SigchldPipe, kill_all, list_children, reap_all
-from era_kernels.sandbox.init.sandbox_spec import SandboxSpec
+from era_kernels.sandbox.init.sandbox_spec import IsolationKind, SandboxSpec
 from era_kernels.sandbox.init.send_queue import SendQueue
 from era_kernels.sandbox.linux import syscalls
 from era_kernels.sandbox.linux.cgroup import join_cgroups, remove_server_cgroup
@@ -114,7 +115,7 @@ class Zygote:
     def __contains__(self, pid: object) -> bool:
         """Returns whether this child is an init.
 
-        An init in its own namespaces may become our child while this runs, so pids are read first.
+        An ordinary user's init may become our child while this runs, so pids are read first.
         """
         if pid not in self._inits:
             self._read_pids()
@@ -154,34 +155,31 @@ class Zygote:
 
     def _fork(self, number: int, spec: SandboxSpec, descriptor: int) -> InitStart | None:
         """Forks an init for this request; returns an InitStart in the child only."""
+        pipe: tuple[int, ...] = ()
         try:
-            pid_read, pid_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        except OSError as error:
-            os.close(descriptor)
+            if spec.kind is IsolationKind.USER:
+                pipe = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+            is_root = spec.kind is IsolationKind.ROOT
+            pid = isolation.fork_into_pid_namespace() if is_root else os.fork()
+        except OSError as error:  # too many processes, no right
             self._report_gone(number, str(error.strerror))
+            fd_messages.close_all((descriptor, *pipe))
             return None
-        try:
-            pid = os.fork()
-        except OSError as error:  # too many processes
-            self._report_gone(number, str(error.strerror))
-            pid = None
         if pid == 0:
             self._control.close()
             self._sigchld.close()
-            return _enter_sandbox(InitStart(socket.socket(fileno=descriptor), spec), pid_write)
-        os.close(descriptor)
-        os.close(pid_write)
-        if pid is None or not spec.has_namespaces:
-            os.close(pid_read)
-        else:
-            self._pending_pids[pid_read] = number
-            self._poll.register(pid_read, select.POLLIN)
-        if pid is not None:
-            self._inits[pid] = number
+            return _enter_sandbox(InitStart(socket.socket(fileno=descriptor), spec), *pipe[1:])
+        fd_messages.close_all((descriptor, *pipe[1:]))
+        self._inits[pid] = number
+        if pipe:
+            self._pending_pids[pipe[0]] = number
+            self._poll.register(pipe[0], select.POLLIN)
+        elif is_root:
+            self._send({"init": pid, "number": number})
         return None
 
     def _read_pids(self) -> None:
-        """Reads the pids of inits in namespaces, whose first parents end after writing them."""
+        """Reads the pids of ordinary users' inits, whose first parents end after writing them."""
         for pid_read, number in tuple(self._pending_pids.items()):
             with contextlib.suppress(BlockingIOError):
                 pid = os.read(pid_read, 16)
@@ -222,18 +220,20 @@ class Zygote:
         self._flush()
 
 
-def _enter_sandbox(init_start: InitStart, pid_write: int) -> InitStart:
+def _enter_sandbox(init_start: InitStart, pid_write: int | None = None) -> InitStart:
     """Joins the cgroups and enters the namespaces of the spec, in the forked child.
 
     The cgroups come first: a cgroup namespace is rooted at the process's cgroup when it is created.
-    Exits with the reason on failure.
+    `pid_write` gets the pid of an ordinary user's init. Exits with the reason on failure.
     """
     try:
         join_cgroups(init_start.spec.cgroup_procs)
         isolation.offer_to_oom_killer()
-        if init_start.spec.has_namespaces:
+        if pid_write is not None:
             syscalls.close_except((0, 1, 2, init_start.control.fileno(), pid_write))
-            isolation.unshare_and_fork(init_start.spec, pid_write)
+            isolation.enter_namespaces_and_fork(pid_write)
+        elif init_start.spec.has_namespaces:
+            isolation.enter_namespaces(init_start.spec)
     except OSError as error:
         init.fail_and_exit(init_start.control, error)
     return init_start

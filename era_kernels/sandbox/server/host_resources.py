@@ -125,11 +125,11 @@ class HostResources:
 
         A session may write to its directories, and with a uid of its own it owns all in them.
         """
-        own = (self.runtime_directory, *map(Path, self._profile.spec.hidden))
+        own = [_resolve(self.runtime_directory), *map(_resolve, self._profile.spec.hidden)]
         for directory in directories:
-            for path in own:
-                if path.resolve().is_relative_to(directory.resolve()):
-                    raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), str(directory))
+            real = _resolve(directory)
+            if any(path.is_relative_to(real) for path in own):
+                raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), str(directory))
 
     def _allow_traverse(self) -> None:
         """Lets sessions traverse the server's directories, for code without its own root."""

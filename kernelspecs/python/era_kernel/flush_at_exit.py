@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import wraps
 from os import getpid
 from signal import SIGKILL
+from sys import version_info
 from typing import Any
 
 _filter_warnings = warnings.filterwarnings
@@ -52,4 +53,5 @@ def install(on_exit: Callable[[], object], crash_fd: int) -> None:
     # faulthandler writes.
     real_enable(crash_fd, all_threads=False)
     # Python 3.12 warns of threads at a fork, but those are the kernel's and not the program's.
-    _filter_warnings("ignore", ".*multi-threaded, use of", DeprecationWarning)
+    if version_info >= (3, 12):
+        _filter_warnings("ignore", ".*multi-threaded, use of", DeprecationWarning)

@@ -90,7 +90,7 @@ def main(connection_file: str) -> None:
         stack_dump_file=connection.get("dump"),
     )
     # Programs that walk through all modules, to replace functions in them, must not find these.
-    for name in [name for name in sys.modules if name.partition(".")[0] == "era_kernel"]:
+    for name in OWN_MODULES:
         del sys.modules[name]
     status = 1
     try:
@@ -402,3 +402,5 @@ def _config() -> Config:
 # Once for all kernels that are forked later; the shell imports more modules.
 EraShell.instance(config=_config())
 early_binding.bind_modules()
+# Listed before a fork, in which a look at each name copies memory.
+OWN_MODULES = tuple(name for name in sys.modules if name.partition(".")[0] == "era_kernel")

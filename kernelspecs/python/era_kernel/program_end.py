@@ -16,6 +16,7 @@ from sys import modules, version_info
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+from era_kernel.module_reload import find_last_name, list_newest
 from era_kernel.shell import EraShell
 from era_kernel.tracebacks import get_traceback
 
@@ -29,6 +30,9 @@ _SHUTDOWN_MESSAGE = (
 )
 _get_namespace = vars(ModuleType)["__dict__"].__get__
 _LIBRARY_PREFIXES = (sys.prefix, sys.base_prefix)
+# A set of all would be made anew in each fork, where a look at each name copies memory.
+_first_modules = frozenset(name for name in modules if type(name) is str)
+_last_of_first = find_last_name()
 _LAST_ERROR_NAMES = ("last_exc", "last_type", "last_value", "last_traceback")
 
 
@@ -37,7 +41,7 @@ class ProgramEnd:
 
     def __init__(self, shell: EraShell) -> None:
         self._shell = shell
-        self._initial_modules = frozenset(name for name in modules if type(name) is str)
+        self._other_modules = frozenset(name for name, _ in list_newest(_last_of_first)[0])
 
     def run(self, call: Call) -> None:
         """Ends the program; `call` calls code of the program, and returns what that raised."""
@@ -56,7 +60,8 @@ class ProgramEnd:
                 delattr(sys, name)
         for name in reversed(list(modules)):
             module = modules[name]
-            if name not in self._initial_modules and type(module) is ModuleType:
+            is_initial = name in _first_modules or name in self._other_modules
+            if not is_initial and type(module) is ModuleType:
                 file = _get_namespace(module).get("__file__")
                 if type(file) is str and not file.startswith(_LIBRARY_PREFIXES):
                     del modules[name]

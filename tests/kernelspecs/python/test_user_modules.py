@@ -60,3 +60,13 @@ def test_sys_path(run: Run) -> None:
     kernelspecs = builtin_dir().resolve()
     inside = {path for path in rest if Path(path).resolve().is_relative_to(kernelspecs)}
     assert inside <= {str(kernelspecs / "python" / "sdk")}
+
+
+def test_changed_module_that_many_were_imported_after(run: Run) -> None:
+    """A module is read again however many came after it, in the same run and in later ones."""
+    write = "from pathlib import Path\nlength = Path('early.py').write_text('VALUE = {}')\n"
+    assert run(write.format(1) + "for n in range(99): Path(f'late_{n}.py').touch()") == ""
+    many = "import importlib\nfor n in range({}): importlib.import_module(f'late_{{n}}')\n"
+    assert run("import early\n" + many.format(90) + "print(early.VALUE)") == "1\n"
+    assert run(many.format(99) + write.format(22)) == ""
+    assert run("import early\nprint(early.VALUE)") == "22\n"
