@@ -142,6 +142,37 @@ def huge_page_bomb(host: Host) -> object:
     return _lives_with(host)
 
 
+def access_lists_bomb(host: Host) -> object:
+    """Take the kernel's memory as access lists of empty files in memory, 64 KiB in each."""
+    libc, entries = _libc(), 8180
+    rights = [(1, 6), *[(2, 6)] * (entries - 4), (4, 6), (16, 6), (32, 6)]
+    access_list = struct.pack("=I", 2)
+    access_list += b"".join(struct.pack("=HHI", *one, os.getuid()) for one in rights)
+    for number in range(2 * host["memory"] // (64 * 1024)):
+        file = os.memfd_create(str(number))
+        os.setxattr(file, "system.posix_acl_access", access_list)
+        libc.mmap(None, mmap.PAGESIZE, mmap.PROT_READ, mmap.MAP_SHARED, file, 0)
+        os.close(file)
+    return _lives_with(host)
+
+
+def memory_policies_bomb(host: Host) -> object:
+    """Take it as policies of memory (NUMA), one for each second page of files in memory."""
+    libc, page, pages, files = _libc(), mmap.PAGESIZE, 4096, 8
+    mbind, bind = 237 if os.uname().machine == "x86_64" else 235, 2  # MPOL_BIND
+    nodes, length = ctypes.c_ulong(1), ctypes.c_size_t(pages * page)
+    for number in range(files):
+        file = os.memfd_create(str(number))
+        os.ftruncate(file, length.value)
+        address = libc.mmap(None, length.value, 3, mmap.MAP_SHARED, file, 0)
+        for start in range(address, address + length.value, 2 * page):
+            part = ctypes.c_void_p(start), ctypes.c_ulong(page)
+            if libc.syscall(mbind, *part, bind, ctypes.byref(nodes), ctypes.c_ulong(64), 0):
+                raise OSError(ctypes.get_errno(), "mbind")
+        libc.munmap(ctypes.c_void_p(address), length)
+    return f"{files * pages // 2} policies"
+
+
 def netlink_answers_bomb(host: Host) -> object:
     """Take the kernel's memory as answers of netlink that nobody reads."""
 
