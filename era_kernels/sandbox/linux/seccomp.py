@@ -131,6 +131,11 @@ UNCOUNTED_OPTIONS = (
 # for each empty file in memory. One of this size takes less than the inode, which is counted.
 ATTRIBUTE_SYSCALLS = ("setxattr", "lsetxattr", "fsetxattr")
 MAX_ATTRIBUTE = 256  # bytes
+# Locks on parts of files of which Linux tells no process: those of an open file, and those of a
+# process that shared its descriptors with another one, not a thread of it, and has ended. The
+# server counts all others by processes.
+F_OFD_SETLK, F_OFD_SETLKW = 37, 38
+CLONE_FILES, CLONE_THREAD = 0x400, 0x10000
 PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 22, 2
 SECCOMP_SET_MODE_FILTER = 1  # of seccomp(2)
 INIT = 1  # the init's pid in a namespace of its own
@@ -278,6 +283,10 @@ class _FilterBuilder:
         self._deny("setsockopt", _SUCCESS, of_sockets, larger_buffer)
         for name in ATTRIBUTE_SYSCALLS:
             self._deny(name, errno.E2BIG, (3, _GT, MAX_ATTRIBUTE, 0))
+        for command in (F_OFD_SETLK, F_OFD_SETLKW):
+            self._deny("fcntl", errno.EINVAL, (1, _MASKED_EQ, _INT, command))
+        shares_descriptors = (0, _MASKED_EQ, CLONE_FILES | CLONE_THREAD, CLONE_FILES)
+        self._deny("clone", errno.EPERM, shares_descriptors)
 
     def _deny_families(self, allowed: tuple[int, ...]) -> None:
         """Denies all socket families but these, and all of netlink but NETLINK_ROUTE.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import fcntl
 import mmap
 import os
 import socket
@@ -173,6 +174,42 @@ def memory_policies_bomb(host: Host) -> object:
     return f"{files * pages // 2} policies"
 
 
+def file_locks_bomb(host: Host) -> object:
+    """Take it as locks on parts of files, as many as one likes on each."""
+    return _file_locks(6)  # F_SETLK
+
+
+def open_file_locks_bomb(host: Host) -> object:
+    """Take it as locks of open files, which no process has."""
+    return _file_locks(37)  # F_OFD_SETLK
+
+
+def orphaned_locks_bomb(host: Host) -> object:
+    """Take it as locks of a process that has ended, and shared its descriptors with another."""
+    files, libc = 0x400, _libc()  # CLONE_FILES
+    child = libc.syscall(56 if os.uname().machine == "x86_64" else 220, files | 17, 0, 0, 0, 0)
+    if child < 0:
+        raise OSError(ctypes.get_errno(), "clone")
+    if child == 0:
+        _file_locks(6)
+        os._exit(0)
+    os.waitpid(child, 0)
+    time.sleep(5)
+    return "possible"
+
+
+def _file_locks(command: int) -> object:
+    """Locks every second byte of many files: the more there are in one, the longer Linux takes."""
+    files, each = 100, 300
+    for number in range(files):
+        file = os.open(f"locked{number}", os.O_RDWR | os.O_CREAT)
+        for start in range(0, 2 * each, 2):
+            lock = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, start, 1, 0)
+            fcntl.fcntl(file, command, lock)
+    time.sleep(5)
+    return f"{files * each} locks"
+
+
 def netlink_answers_bomb(host: Host) -> object:
     """Take the kernel's memory as answers of netlink that nobody reads."""
 
@@ -310,8 +347,6 @@ def _filled(directory: str, bound: int) -> object:
 
 def pipe_bomb(host: Host) -> object:
     """Take the kernel's memory as full pipes."""
-    import fcntl
-
     total = 0
     for _ in range(60):
         _, end = os.pipe()
@@ -383,7 +418,6 @@ def reserve_by_call(host: Host) -> object:
 
 def reserve_by_ioctl(host: Host) -> object:
     """Reserve it by FS_IOC_RESVSP, the older way."""
-    import fcntl
     import struct
 
     file = os.open("r", os.O_RDWR | os.O_CREAT)
