@@ -307,7 +307,7 @@ def test_any_time_and_size(session: SessionClient) -> None:
 
 @pytest.mark.parametrize(
     "noted",
-    [b"text/html\r\nX-Evil: 1", b"a/b; c=\"\x01\"", b"\xff/\xfe", b"x" * 3_000, b"a/b; c=\"\t\"",
+    [b"text/html\r\nX-Evil: 1", b"a/b; c=\"\x01\"", b"\xff/\xfe", b"x" * 256, b"a/b; c=\"\t\"",
      b"", b"text/html\0", b"text/html; a=\"\x7f\""],
 )  # fmt: skip
 def test_noted_types(session: SessionClient, noted: bytes) -> None:

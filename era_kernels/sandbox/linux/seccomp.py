@@ -67,17 +67,21 @@ NEW_SYSCALLS = {
     "io_uring_setup": 425, "io_uring_enter": 426, "io_uring_register": 427, "open_tree": 428,
     "move_mount": 429, "fsopen": 430, "fsconfig": 431, "fsmount": 432, "fspick": 433,
     "clone3": 435, "pidfd_getfd": 438, "process_madvise": 440, "mount_setattr": 442,
-    "quotactl_fd": 443, "landlock_create_ruleset": 444, "memfd_secret": 447, "statmount": 457,
-    "listmount": 458, "open_tree_attr": 467, "file_setattr": 469, "listns": 470,
+    "quotactl_fd": 443, "landlock_create_ruleset": 444, "memfd_secret": 447,
+    "set_mempolicy_home_node": 450, "statmount": 457,
+    "listmount": 458, "setxattrat": 463, "open_tree_attr": 467, "file_setattr": 469, "listns": 470,
 }  # fmt: skip
 # Denied with ENOSYS, as by an older kernel: libraries fall back to allowed calls. (The flags of
 # clone3 are behind a pointer, which a filter cannot follow.)
 # A ruleset of Landlock would keep files alive (tried) that have no name and that nobody finds.
 # Contexts of asynchronous I/O have one bound for the whole host, fs.aio-max-nr.
 # A byte that vmsplice puts into a pipe keeps a page of memory, of 2 MiB, that no process has.
+# Policies of memory (NUMA) for each page of a file in memory are counted for nobody.
+# The size of an attribute (below) is behind a pointer in setxattrat.
 ENOSYS_SYSCALLS = (
     "clone3", "io_uring_setup", "io_uring_enter", "io_uring_register", "landlock_create_ruleset",
-    "io_setup", "vmsplice",
+    "io_setup", "vmsplice", "setxattrat",
+    "mbind", "set_mempolicy", "get_mempolicy", "set_mempolicy_home_node",
 )  # fmt: skip
 NAMESPACE_FLAGS = (
     CLONE_NEWTIME, CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS, CLONE_NEWIPC, CLONE_NEWUSER,
@@ -123,6 +127,16 @@ UNCOUNTED_OPTIONS = (
     *((SOL_IP, option) for option in (IP_BLOCK_SOURCE, IP_ADD_SOURCE_MEMBERSHIP, IP_MSFILTER)),
     *((level, option) for level in (SOL_IP, SOL_IPV6) for option in _OF_SENDERS),
 )
+# Attributes of files; the fourth argument is the size. An access list (system.posix_acl_access) is
+# one of them, and Linux keeps it beside the file's inode, where no control group counts it: 64 KiB
+# for each empty file in memory. One of this size takes less than the inode, which is counted.
+ATTRIBUTE_SYSCALLS = ("setxattr", "lsetxattr", "fsetxattr")
+MAX_ATTRIBUTE = 256  # bytes
+# Locks on parts of files of which Linux tells no process: those of an open file, and those of a
+# process that shared its descriptors with another one, not a thread of it, and has ended. The
+# server counts all others by processes.
+F_OFD_SETLK, F_OFD_SETLKW = 37, 38
+CLONE_FILES, CLONE_THREAD = 0x400, 0x10000
 PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 22, 2
 SECCOMP_SET_MODE_FILTER = 1  # of seccomp(2)
 INIT = 1  # the init's pid in a namespace of its own
@@ -265,7 +279,7 @@ class _FilterBuilder:
         self._deny("prctl", errno.EINVAL, (0, _MASKED_EQ, _INT, PR_SET_SECCOMP), mode)
 
     def _deny_uncounted(self) -> None:
-        """Bounds what a socket keeps of Linux's memory that no control group counts.
+        """Bounds what sockets and files keep of Linux's memory that no control group counts.
 
         To ask for a larger receive buffer changes nothing, as where net.core.rmem_max is small:
         Linux says nothing then, either.
@@ -276,6 +290,12 @@ class _FilterBuilder:
         of_sockets = (1, _MASKED_EQ, _INT, socket.SOL_SOCKET)
         larger_buffer = (2, _MASKED_EQ, _INT, socket.SO_RCVBUF)
         self._deny("setsockopt", _SUCCESS, of_sockets, larger_buffer)
+        for name in ATTRIBUTE_SYSCALLS:
+            self._deny(name, errno.E2BIG, (3, _GT, MAX_ATTRIBUTE, 0))
+        for command in (F_OFD_SETLK, F_OFD_SETLKW):
+            self._deny("fcntl", errno.EINVAL, (1, _MASKED_EQ, _INT, command))
+        shares_descriptors = (0, _MASKED_EQ, CLONE_FILES | CLONE_THREAD, CLONE_FILES)
+        self._deny("clone", errno.EPERM, shares_descriptors)
 
     def _deny_families(self, allowed: tuple[int, ...]) -> None:
         """Denies all socket families but these, and all of netlink but NETLINK_ROUTE.

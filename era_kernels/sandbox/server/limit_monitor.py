@@ -18,6 +18,7 @@ from era_kernels.sandbox.server.all_sessions_memory import AllSessionsMemoryMoni
 from era_kernels.sandbox.server.cgroup_memory import MemoryGroup
 from era_kernels.sandbox.server.disk_monitor import DiskMonitor
 from era_kernels.sandbox.server.disk_reserve import DiskReserve
+from era_kernels.sandbox.server.file_locks import sessions_past_bound
 from era_kernels.sandbox.server.files_in_memory import FilesInMemory
 from era_kernels.sandbox.server.process_memory import Activity, exceeds
 from era_kernels.sandbox.server.process_tree import ProcessTree, ProcStat
@@ -153,7 +154,10 @@ class LimitMonitor:
         if self._process_tree.have_rested(inits):
             return []
         by_init = self._process_tree.by_init(inits)
-        found = ((one, one.find_excess(by_init[one.pid])) for one in sandboxes)
+        holders = sessions_past_bound(by_init)
+        found = (
+            (one, holders.get(one.pid) or one.find_excess(by_init[one.pid])) for one in sandboxes
+        )
         return [(one, why) for one, why in found if why is not None]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import fcntl
 import mmap
 import os
 import socket
@@ -140,6 +141,73 @@ def huge_page_bomb(host: Host) -> object:
                 raise OSError(ctypes.get_errno(), "vmsplice")
         libc.munmap(ctypes.c_void_p(address), ctypes.c_size_t(10 * size))
     return _lives_with(host)
+
+
+def access_lists_bomb(host: Host) -> object:
+    """Take the kernel's memory as access lists of empty files in memory, 64 KiB in each."""
+    libc, entries = _libc(), 8180
+    rights = [(1, 6), *[(2, 6)] * (entries - 4), (4, 6), (16, 6), (32, 6)]
+    access_list = struct.pack("=I", 2)
+    access_list += b"".join(struct.pack("=HHI", *one, os.getuid()) for one in rights)
+    for number in range(2 * host["memory"] // (64 * 1024)):
+        file = os.memfd_create(str(number))
+        os.setxattr(file, "system.posix_acl_access", access_list)
+        libc.mmap(None, mmap.PAGESIZE, mmap.PROT_READ, mmap.MAP_SHARED, file, 0)
+        os.close(file)
+    return _lives_with(host)
+
+
+def memory_policies_bomb(host: Host) -> object:
+    """Take it as policies of memory (NUMA), one for each second page of files in memory."""
+    libc, page, pages, files = _libc(), mmap.PAGESIZE, 4096, 8
+    mbind, bind = 237 if os.uname().machine == "x86_64" else 235, 2  # MPOL_BIND
+    nodes, length = ctypes.c_ulong(1), ctypes.c_size_t(pages * page)
+    for number in range(files):
+        file = os.memfd_create(str(number))
+        os.ftruncate(file, length.value)
+        address = libc.mmap(None, length.value, 3, mmap.MAP_SHARED, file, 0)
+        for start in range(address, address + length.value, 2 * page):
+            part = ctypes.c_void_p(start), ctypes.c_ulong(page)
+            if libc.syscall(mbind, *part, bind, ctypes.byref(nodes), ctypes.c_ulong(64), 0):
+                raise OSError(ctypes.get_errno(), "mbind")
+        libc.munmap(ctypes.c_void_p(address), length)
+    return f"{files * pages // 2} policies"
+
+
+def file_locks_bomb(host: Host) -> object:
+    """Take it as locks on parts of files, as many as one likes on each."""
+    return _file_locks(6)  # F_SETLK
+
+
+def open_file_locks_bomb(host: Host) -> object:
+    """Take it as locks of open files, which no process has."""
+    return _file_locks(37)  # F_OFD_SETLK
+
+
+def orphaned_locks_bomb(host: Host) -> object:
+    """Take it as locks of a process that has ended, and shared its descriptors with another."""
+    files, libc = 0x400, _libc()  # CLONE_FILES
+    child = libc.syscall(56 if os.uname().machine == "x86_64" else 220, files | 17, 0, 0, 0, 0)
+    if child < 0:
+        raise OSError(ctypes.get_errno(), "clone")
+    if child == 0:
+        _file_locks(6)
+        os._exit(0)
+    os.waitpid(child, 0)
+    time.sleep(5)
+    return "possible"
+
+
+def _file_locks(command: int) -> object:
+    """Locks every second byte of many files: the more there are in one, the longer Linux takes."""
+    files, each = 100, 300
+    for number in range(files):
+        file = os.open(f"locked{number}", os.O_RDWR | os.O_CREAT)
+        for start in range(0, 2 * each, 2):
+            lock = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, start, 1, 0)
+            fcntl.fcntl(file, command, lock)
+    time.sleep(5)
+    return f"{files * each} locks"
 
 
 def netlink_answers_bomb(host: Host) -> object:
@@ -279,8 +347,6 @@ def _filled(directory: str, bound: int) -> object:
 
 def pipe_bomb(host: Host) -> object:
     """Take the kernel's memory as full pipes."""
-    import fcntl
-
     total = 0
     for _ in range(60):
         _, end = os.pipe()
@@ -352,7 +418,6 @@ def reserve_by_call(host: Host) -> object:
 
 def reserve_by_ioctl(host: Host) -> object:
     """Reserve it by FS_IOC_RESVSP, the older way."""
-    import fcntl
     import struct
 
     file = os.open("r", os.O_RDWR | os.O_CREAT)

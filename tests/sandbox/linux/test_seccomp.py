@@ -36,6 +36,9 @@ NUMBERS = {
         ("semget", 64, 190), ("semctl", 66, 191), ("msgget", 68, 186), ("msgctl", 71, 187),
         ("mq_open", 240, 180), ("mq_unlink", 241, 181), ("socket", 41, 198),
         ("socketpair", 53, 199), ("io_setup", 206, 0), ("vmsplice", 278, 75),
+        ("fcntl", 72, 25), ("clone", 56, 220), ("mbind", 237, 235),
+        ("set_mempolicy", 238, 237), ("get_mempolicy", 239, 236),
+        ("setxattr", 188, 5), ("lsetxattr", 189, 6), ("fsetxattr", 190, 7),
         ("prctl", 157, 167), ("ioctl", 16, 29), ("setsockopt", 54, 208), ("seccomp", 317, 277),
         *((n, k, k) for n, k in
         seccomp.NEW_SYSCALLS.items()),
@@ -101,6 +104,18 @@ CASES: list[tuple[str, tuple[object, ...], int | None, int | None]] = [
     ("prlimit64", (0, 99, "limits", 0), ALLOWED, ALLOWED),
     ("io_setup", (1, 0), ENOSYS, ENOSYS),
     ("vmsplice", (), ENOSYS, ENOSYS),
+    *((name, (), ENOSYS, ENOSYS) for name in (
+        "mbind", "set_mempolicy", "get_mempolicy", "set_mempolicy_home_node", "setxattrat",
+    )),
+    *((name, (0, 0, 0, size, 0), errno.E2BIG, errno.E2BIG)
+      for name in ("setxattr", "lsetxattr", "fsetxattr") for size in (257, 65536, ALIAS + 1)),
+    *(("fcntl", (0, command, 0), errno.EINVAL, errno.EINVAL)
+      for command in (37, 38, ALIAS + 37)),
+    *(("fcntl", (0, command, 0), ALLOWED, ALLOWED) for command in (3, 5, 6, 7)),
+    ("clone", (0x400 | 17, 0, 0, 0, 0), EPERM, EPERM),  # CLONE_FILES
+    ("clone", (0x10400, 0, 0, 0, 0), ALLOWED, ALLOWED),  # a thread, without what that needs
+    *((name, (0, 0, 0, size, 0), ALLOWED, ALLOWED)
+      for name in ("setxattr", "lsetxattr", "fsetxattr") for size in (0, 256)),
     ("prctl", (62, 0, 0, 0, 0), errno.EINVAL, errno.EINVAL),
     ("prctl", (ALIAS + 62, 1, 0, 0, 0), errno.EINVAL, errno.EINVAL),
     ("prctl", (3, 0, 0, 0, 0), ALLOWED, ALLOWED),  # PR_GET_DUMPABLE
