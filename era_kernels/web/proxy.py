@@ -46,7 +46,7 @@ from era_kernels.web.ports import MAX_PORT, REACH_PORT
 from era_kernels.web.proxy_headers import Headers, Place, to_target
 from era_kernels.web.trailers import send_trailers
 from era_kernels.web.tunnel import join_streams
-from era_kernels.web.upstream import READ_BYTES, Upstream
+from era_kernels.web.upstream import Upstream
 
 if TYPE_CHECKING:
     from era_kernels.services.proxies import Proxies
@@ -308,8 +308,6 @@ class ProxyHandler(BaseHandler):
             async for chunk in chunks:
                 await self._wait_for_turn()
                 await self.send(chunk)
-                if len(chunk) == READ_BYTES:  # there is more, so that nothing here waits
-                    await asyncio.sleep(0)
 
     async def _wait_for_small_body(self) -> None:
         """Waits for a request that is nearly there: its connection can go on after the answer."""

@@ -37,7 +37,6 @@ async def _copy(
             data = await source.read_bytes(CHUNK_BYTES, partial=True)
             await wait_for_turn()
             await target.write(data)
-            if len(data) == CHUNK_BYTES:  # there is more, so that nothing here waits
-                await asyncio.sleep(0)
+            await asyncio.sleep(0)  # nothing here waits while there is more to read
     except StreamClosedError:
         return

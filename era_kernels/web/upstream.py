@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import AsyncGenerator
 from contextlib import suppress
@@ -14,7 +15,9 @@ from era_kernels.web import proxy_headers
 from era_kernels.web.proxy_headers import Headers
 
 READ_BYTES = 64 * 1024  # that are read at once
-MAX_HEAD = 256 * 1024  # bytes of the head of an answer
+MAX_HEAD = 256 * 1024  # bytes of the head of an answer, with those of answers 1xx before it
+MAX_FIELDS = 1000  # headers of an answer
+MAX_AT_ONCE = 64  # pieces of a body that are parsed before others have their turn
 MAX_INFORMATIONAL = 32  # answers 1xx before the answer
 _SWITCHED = 101
 
@@ -28,6 +31,7 @@ class Upstream:
     def __init__(self, connection: socket.socket) -> None:
         self.stream = IOStream(connection, read_chunk_size=READ_BYTES)
         self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD)
+        self._head_bytes = 0  # that were read while the head was not complete
         self.trailers: Headers = []  # that came behind the body
         self.has_head = False  # the answer has begun
         self.has_ended = False  # the whole answer is there
@@ -73,6 +77,8 @@ class Upstream:
             if isinstance(event, h11.Response | h11.InformationalResponse) and (
                 event.status_code >= 200 or event.status_code == _SWITCHED
             ):
+                if len(event.headers) > MAX_FIELDS:
+                    raise BadGateway(f"The program's answer has more than {MAX_FIELDS} headers.")
                 headers = [
                     (name.decode("latin1"), value.decode("latin1"))
                     for name, value in event.headers.raw_items()
@@ -85,18 +91,26 @@ class Upstream:
         """Returns what has come of the body already; faults in it are left to `body`."""
         parts = []
         with suppress(h11.RemoteProtocolError):
-            while isinstance(event := self._http.next_event(), h11.Data):
+            for _ in range(MAX_AT_ONCE):
+                event = self._http.next_event()
+                if isinstance(event, h11.EndOfMessage):
+                    self._end(event)
+                if not isinstance(event, h11.Data):
+                    break
                 parts.append(event.data)
-            if isinstance(event, h11.EndOfMessage):
-                self._end(event)
         return b"".join(parts)
 
     async def body(self) -> AsyncGenerator[bytes, None]:
-        """Yields the body as it comes. Raises BadGateway when it is cut short."""
+        """Yields the body as it comes. Raises BadGateway when it is cut short.
+
+        Others have their turn after each piece: nothing here waits while there is more to read.
+        Small chunks that came together are one piece.
+        """
         while not self.has_ended:
             event = await self._next_event()
             if isinstance(event, h11.Data):
-                yield bytes(event.data)
+                yield bytes(event.data) + self.take_received_body()
+                await asyncio.sleep(0)
             elif isinstance(event, h11.EndOfMessage):
                 self._end(event)
 
@@ -110,12 +124,25 @@ class Upstream:
     async def _next_event(self) -> object:
         try:
             while (event := self._http.next_event()) is h11.NEED_DATA:
-                self._http.receive_data(await self._read())
+                data = await self._read()
+                if not self.has_head:
+                    await self._count_head(data)
+                self._http.receive_data(data)
         except h11.RemoteProtocolError as error:
             if self._http.trailing_data[1]:
                 raise _closed() from error
             raise BadGateway("The program that listens on the port answered no HTTP.") from error
         return event
+
+    async def _count_head(self, data: bytes) -> None:
+        """Bounds what is parsed before the answer begins, and lets others have their turn.
+
+        Raises BadGateway.
+        """
+        self._head_bytes += len(data)
+        if self._head_bytes > MAX_HEAD + READ_BYTES:  # the last piece may have some of the body
+            raise BadGateway(f"The head of the answer has more than {MAX_HEAD >> 10} KiB.")
+        await asyncio.sleep(0)
 
     async def _read(self) -> bytes:
         """Returns what came, empty at the end. Raises BadGateway when the connection broke."""

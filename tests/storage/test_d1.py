@@ -28,6 +28,7 @@ from era_kernels.errors import (
     SqlTimeout,
     StorageFailed,
     TooLarge,
+    Unavailable,
 )
 from era_kernels.models import StorageQuotas
 from era_kernels.storage.d1 import store as store_module
@@ -515,6 +516,32 @@ async def test_fair_turns(tmp_path: Path) -> None:
         assert not any(task.done() for task in slow)
         failures = await asyncio.gather(*slow, return_exceptions=True)
         assert {type(error).__name__ for error in failures} <= {"SqlTimeout", "Unavailable"}
+
+
+@pytest.mark.parametrize("sql", [ENDLESS, DEAF], ids=["heard", "killed"])
+async def test_long_requests_never_take_all_workers(tmp_path: Path, sql: str) -> None:
+    """Databases that nobody knew before, however many, leave a worker to short requests."""
+    count = worker_pool.MAX_WORKERS + 2
+    async with open_d1(tmp_path, timeout=30) as d1:
+        await d1.exec("CREATE TABLE t (a)", namespace="other")
+        await d1.exec("CREATE TABLE t (a)", namespace="changed")
+        slow = [asyncio.ensure_future(d1.query(sql, namespace=f"new{n}")) for n in range(count)]
+        change = f"DELETE FROM t; {ENDLESS}"
+        slow.append(asyncio.ensure_future(d1.exec(change, namespace="changed")))
+        began = time.monotonic()
+        assert await d1.query("SELECT count(*) AS a FROM t", namespace="other") == [{"a": 0}]
+        assert time.monotonic() - began < 15
+
+        async def are_refused() -> bool:
+            return sum(one.done() for one in slow) >= count + 1 - worker_pool.MAX_LONG
+
+        await until(are_refused)
+        failed = {type(one.exception()) for one in slow[:count] if one.done()}
+        assert failed == {Unavailable}
+        assert len(d1.store.workers.worker_pids) <= worker_pool.MAX_WORKERS
+        for one in slow:
+            one.cancel()
+        await asyncio.gather(*slow, return_exceptions=True)
 
 
 async def test_the_fewest_workers(tmp_path: Path) -> None:

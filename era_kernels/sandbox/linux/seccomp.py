@@ -105,7 +105,9 @@ UNUSED_TYPES = (socket.SOCK_SEQPACKET, socket.SOCK_RDM, SOCK_DCCP)
 IPPROTO_DCCP, IPPROTO_L2TP, IPPROTO_SMC = 33, 115, 256
 UNUSED_PROTOCOLS = (IPPROTO_DCCP, IPPROTO_L2TP, socket.IPPROTO_SCTP, IPPROTO_SMC)
 PR_SET_DUMPABLE = 4
-PR_SCHED_CORE = 62  # has a core's other threads stand still while the caller runs
+# prctl(2): a core's other threads stand still while the caller runs; and, since Linux 6.17, a table
+# of futexes of up to 1 GiB in one call of any process, which only a control group counts.
+PR_SCHED_CORE, PR_FUTEX_HASH = 62, 78
 # Programs of BPF that anybody may give to Linux: filters of sockets and of system calls. Linux
 # turns them into machine code, which no control group counts and which is bounded for the whole
 # host (net.core.bpf_jit_limit). Past that bound no init could load its filter any more.
@@ -225,7 +227,8 @@ class _FilterBuilder:
                 self._deny("ioctl", errno.EPERM, (1, _MASKED_EQ, _INT, request))
             self._deny_reserving()
             self._deny("personality", errno.EPERM, (0, _NE, _PERSONALITY_QUERY, 0))
-            self._deny("prctl", errno.EINVAL, (0, _MASKED_EQ, _INT, PR_SCHED_CORE))
+            for option in (PR_SCHED_CORE, PR_FUTEX_HASH):
+                self._deny("prctl", errno.EINVAL, (0, _MASKED_EQ, _INT, option))
             if not may_hide_processes:
                 hide = (0, _MASKED_EQ, _INT, PR_SET_DUMPABLE)
                 self._deny("prctl", errno.EPERM, hide, (1, _EQ, 0, 0))

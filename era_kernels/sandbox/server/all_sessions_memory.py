@@ -17,7 +17,11 @@ from dataclasses import dataclass, field
 from era_kernels.models import GIB, MIB
 from era_kernels.sandbox.server.cgroup_memory import MemoryGroup
 from era_kernels.sandbox.server.files_in_memory import FilesInMemory
-from era_kernels.sandbox.server.process_memory import Activity, proportional_bytes
+from era_kernels.sandbox.server.process_memory import (
+    Activity,
+    bytes_beside_pages,
+    proportional_bytes,
+)
 from era_kernels.sandbox.server.process_tree import ProcessTree, ProcStat
 from era_kernels.sandbox.server.socket_memory import SocketMemory
 
@@ -169,9 +173,9 @@ class AllSessionsMemoryMonitor:
         for one in sessions:
             activity = Activity.of(by_init[one.init])
             if activity != one.activity:
-                files = one.files.measure(by_init[one.init], one.init)
+                beside = bytes_beside_pages(by_init[one.init], one.init, one.files)
                 one.activity, one.is_exact = activity, False
-                one.processes_bytes = activity.resident_bytes + files + one.uncounted_bytes
+                one.processes_bytes = activity.resident_bytes + beside + one.uncounted_bytes
         for remeasured in ([], [one for one in sessions if not one.is_exact], sessions):
             for one in remeasured:
                 one.processes_bytes = _exact_bytes(by_init[one.init], one)
@@ -183,8 +187,8 @@ class AllSessionsMemoryMonitor:
 
 
 def _exact_bytes(processes: Sequence[ProcStat], session: SessionMemory) -> int:
-    files = session.files.measure(processes, session.init)
-    return proportional_bytes(processes, session.init) + files + session.uncounted_bytes
+    beside = bytes_beside_pages(processes, session.init, session.files)
+    return proportional_bytes(processes, session.init) + beside + session.uncounted_bytes
 
 
 def _format_size(size: int) -> str:

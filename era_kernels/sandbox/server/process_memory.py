@@ -49,10 +49,30 @@ def exceeds(
     files_in_memory: FilesInMemory,
 ) -> bool:
     """Returns whether the processes use more; `resident` is the sum of what each has (blocking)."""
-    files = files_in_memory.measure(processes, init)
-    if resident + files <= max_bytes:
+    beside = bytes_beside_pages(processes, init, files_in_memory)
+    if resident + beside <= max_bytes:
         return False
-    return proportional_bytes(processes, init) + files > max_bytes
+    return proportional_bytes(processes, init) + beside > max_bytes
+
+
+def bytes_beside_pages(
+    processes: Collection[ProcStat], init: int, files_in_memory: FilesInMemory
+) -> int:
+    """Returns what processes have beside the pages they use: files in memory, and page tables.
+
+    A page of zeros is nobody's, and a table of 4 KiB for each 2 MiB of those is the reader's alone:
+    without these, reading what was never written would take all memory of the host (blocking).
+    """
+    tables = sum(_page_table_bytes(one.pid) for one in processes if one.pid != init)
+    return files_in_memory.measure(processes, init) + tables
+
+
+def _page_table_bytes(pid: int) -> int:
+    """Returns the bytes of a process's page tables, which it cannot hide; 0 when it has ended."""
+    for line in read_proc_file(f"/proc/{pid}/status").splitlines():
+        if line.startswith(b"VmPTE:"):
+            return int(line.split()[1]) * 1024
+    return 0
 
 
 def _proportional_bytes(pid: int) -> int:

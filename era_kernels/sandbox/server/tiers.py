@@ -355,7 +355,7 @@ def _limit_notes(profile: IsolationProfile) -> Iterator[str]:
     """Yields how the server checks each limit that no control group enforces, if it can."""
     if "memory" not in profile.cgroup_limits:
         yield "limits: memory is polled, and bounded per process beside that"
-        yield "limits: what the kernel keeps for sockets, pipes and locks of code is not counted"
+        yield "limits: what the kernel keeps for sockets, pipes, locks and mappings is not counted"
         if profile.spec.has_namespaces:
             yield "memory: there are no System V objects and POSIX queues, which nobody would count"
     if "processes" not in profile.cgroup_limits and not _counts_processes(profile):

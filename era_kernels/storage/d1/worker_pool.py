@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 # command that asks one database. A namespace that had a long request does not get the last one.
 WORKERS, FEWEST_WORKERS = 4, 2
 MAX_WORKERS = 8  # with those that run something long, which keep nobody else waiting
+MAX_LONG = 6  # requests that run long at once: new databases without end would take every worker
 MAX_PER_NAMESPACE = 2  # requests of one namespace that run at once
 MAX_WAITING = 256  # requests of one namespace that wait
 SLOW_SECONDS = 0.25  # of running, from which a request is long
@@ -57,6 +58,8 @@ class Job:
     worker: WorkerProcess | None = None
     timer: asyncio.TimerHandle | None = None
     was_killed: bool = False
+    is_long: bool = False
+    was_refused: bool = False  # it became long when there were MAX_LONG
 
     def cancel(self, _: object) -> None:
         """Cancels the wait for the reply."""
@@ -221,7 +224,9 @@ class WorkerPool:
             self._writing.discard(job.namespace)
         error = answer.exception()
         if error is not None:
-            _fail(job, DeadlinePassed() if job.was_killed else error)
+            _fail(job, _error_of_end(job, error))
+        elif job.was_refused and answer.result().head.get("outcome") == "timeout":
+            _fail(job, _too_many_error())
         elif not job.reply.done():
             job.reply.set_result(answer.result())
         if worker.is_slow and len(self._idle) < self._workers:
@@ -244,8 +249,15 @@ class WorkerPool:
         _fail(job, Unavailable("The database is busy: no turn came in time.", retry_after=1))
 
     def _slow_down(self, job: Job) -> None:
+        """Notes that a request is long, and stops it where there are too many such requests."""
         assert job.worker is not None
-        rest = max(0.0, job.timeout - SLOW_SECONDS) + KILL_GRACE
+        job.was_refused = sum(one.is_long for one in self._busy.values()) >= MAX_LONG
+        job.is_long = not job.was_refused
+        rest = KILL_GRACE
+        if job.was_refused:
+            job.worker.interrupt()
+        else:
+            rest += max(0.0, job.timeout - SLOW_SECONDS)
         job.timer = asyncio.get_running_loop().call_later(rest, self._kill, job)
         job.worker.slow_down()
         self._slow_namespaces.add(job.namespace)
@@ -303,6 +315,23 @@ class WorkerPool:
             self._idle.append(worker)
         if not self._is_closed:
             self._dispatch()
+
+
+def _error_of_end(job: Job, error: BaseException) -> BaseException:
+    """Returns what a caller is told whose worker ended.
+
+    One that was to stop while it was still starting ends, too. Of a change nobody knows then.
+    """
+    if job.was_refused and not job.is_write:
+        return _too_many_error()
+    return DeadlinePassed() if job.was_killed else error
+
+
+def _too_many_error() -> Unavailable:
+    return Unavailable(
+        f"The databases are busy: {MAX_LONG} requests run long already, and this one was stopped.",
+        retry_after=1,
+    )
 
 
 def _fail(job: Job, error: BaseException) -> None:

@@ -116,8 +116,8 @@ CASES: list[tuple[str, tuple[object, ...], int | None, int | None]] = [
     ("clone", (0x10400, 0, 0, 0, 0), ALLOWED, ALLOWED),  # a thread, without what that needs
     *((name, (0, 0, 0, size, 0), ALLOWED, ALLOWED)
       for name in ("setxattr", "lsetxattr", "fsetxattr") for size in (0, 256)),
-    ("prctl", (62, 0, 0, 0, 0), errno.EINVAL, errno.EINVAL),
-    ("prctl", (ALIAS + 62, 1, 0, 0, 0), errno.EINVAL, errno.EINVAL),
+    *(("prctl", (option, 2, 0, 0, 0), errno.EINVAL, errno.EINVAL)
+      for option in (62, ALIAS + 62, 78, ALIAS + 78)),
     ("prctl", (3, 0, 0, 0, 0), ALLOWED, ALLOWED),  # PR_GET_DUMPABLE
     *(("setsockopt", (0, level, option, 0, 0), errno.ENOPROTOOPT, errno.ENOPROTOOPT)
       for level in (1, ALIAS + 1) for option in (26, 50, 51, 52, ALIAS + 26)),

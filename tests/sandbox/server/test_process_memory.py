@@ -14,7 +14,11 @@ import pytest
 
 from era_kernels.sandbox.server import files_in_memory
 from era_kernels.sandbox.server.files_in_memory import FilesInMemory
-from era_kernels.sandbox.server.process_memory import exceeds, proportional_bytes
+from era_kernels.sandbox.server.process_memory import (
+    bytes_beside_pages,
+    exceeds,
+    proportional_bytes,
+)
 from era_kernels.sandbox.server.process_tree import ProcStat, read_stat
 
 MIB = 1024**2
@@ -104,6 +108,28 @@ def test_shared_pages() -> None:
         os.kill(child, signal.SIGKILL)
         assert 64 * MIB < shared < resident - 60 * MIB
         assert (is_half, is_double) == (True, False)
+
+
+def test_page_tables() -> None:
+    """They count, also where they lead to nothing but the page of zeros, which is nobody's."""
+    code = (
+        "import ctypes, mmap\n"
+        "libc = ctypes.CDLL(None)\n"
+        "libc.mmap.restype = ctypes.c_void_p\n"
+        "libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t] + 3 * [ctypes.c_int] + "
+        "[ctypes.c_long]\n"
+        "size = 20 << 30\n"
+        "flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000\n"  # MAP_NORESERVE
+        "start = libc.mmap(None, size, mmap.PROT_READ, flags, -1, 0)\n"
+        "libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(size), 15)\n"  # MADV_NOHUGEPAGE
+        "for at in range(0, size, 2 << 20):\n"
+        "    ctypes.c_char.from_address(start + at).value\n"
+    )
+    with holding(code) as process:
+        least, files = proportional_bytes([process], 0) + 39 * MIB, FilesInMemory()
+        assert 39 * MIB < bytes_beside_pages([process], 0, files) < 44 * MIB
+        assert exceeds([process], 0, process.resident_bytes, least, files)
+        assert bytes_beside_pages([process], process.pid, files) < MIB  # the init is trusted
 
 
 def test_a_process_that_hides() -> None:
