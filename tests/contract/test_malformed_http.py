@@ -251,15 +251,17 @@ def test_range_bombs(client: Client, shared: SessionClient, asked: str) -> None:
 # ---------------------------------------------------------------- bodies
 
 
-BOMB = gzip.compress(b"0" * 50_000_000)
+@pytest.fixture(scope="module")
+def bomb() -> bytes:
+    return gzip.compress(b"0" * 50_000_000)
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "GZIP", "deflate", "br", "gzip, gzip", "x-unknown"])
-def test_compressed_body(client: Client, shared: SessionClient, encoding: str) -> None:
+def test_compressed_body(client: Client, shared: SessionClient, bomb: bytes, encoding: str) -> None:
     """A compressed JSON body is refused in JSON and never unpacked."""
     headers = {"Content-Encoding": encoding}
     for path in ("/api/execute", "/api/sessions", f"{shared.path}/run", f"{shared.path}/stream"):
-        answer = client.http.post(path, content=BOMB, headers=headers)
+        answer = client.http.post(path, content=bomb, headers=headers)
         check_error(answer, 415, "UNSUPPORTED_MEDIA_TYPE")
 
 
