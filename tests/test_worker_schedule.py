@@ -87,8 +87,8 @@ def test_alone_comes_last(tmp_path: Path, workers: str) -> None:
 
 
 def test_columns_run_side_by_side(tmp_path: Path) -> None:
-    """The rows of a column stay on one worker, and two columns of a module have two."""
-    (tmp_path / "test_table.py").write_text(COLUMNS)
+    """The rows of a column stay on one worker, and two columns of the table have two."""
+    (tmp_path / "test_every_language.py").write_text(COLUMNS)
     done = run(tmp_path, "-n", "2")
     assert "10 passed" in done.stdout.splitlines()[-1], done.stdout + done.stderr
     notes = {tuple(line.split()) for line in (tmp_path / "notes").read_text().splitlines()}

@@ -22,7 +22,7 @@ from xdist.workermanage import WorkerController
 PACKAGE = Path(__file__).parents[1] / "era_kernels"
 LONGEST = "tests/sandbox/test_attacks.py"
 ALONE = "alone"
-COLUMN = re.compile(r".*::test_row\[[^-\]]+")  # of the name of a test of the conformance table
+COLUMN = re.compile(r".*\btest_every_language\.py::test_row\[[^-\]]+")  # of the conformance table
 # The scheduler learns only the names of the tests; each worker writes here which are `alone`.
 ALONE_FILES = pytest.StashKey[Path]()
 

@@ -251,15 +251,18 @@ def test_range_bombs(client: Client, shared: SessionClient, asked: str) -> None:
 # ---------------------------------------------------------------- bodies
 
 
-def test_compressed_body(client: Client, shared: SessionClient) -> None:
+@pytest.fixture(scope="module")
+def bomb() -> bytes:
+    return gzip.compress(b"0" * 50_000_000)
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "GZIP", "deflate", "br", "gzip, gzip", "x-unknown"])
+def test_compressed_body(client: Client, shared: SessionClient, bomb: bytes, encoding: str) -> None:
     """A compressed JSON body is refused in JSON and never unpacked."""
-    bomb = gzip.compress(b"0" * 50_000_000)
-    of_session = (f"{shared.path}/run", f"{shared.path}/stream")
-    for encoding in ("gzip", "GZIP", "deflate", "br", "gzip, gzip", "x-unknown"):
-        headers = {"Content-Encoding": encoding}
-        for path in ("/api/execute", "/api/sessions", *of_session):
-            answer = client.http.post(path, content=bomb, headers=headers)
-            check_error(answer, 415, "UNSUPPORTED_MEDIA_TYPE")
+    headers = {"Content-Encoding": encoding}
+    for path in ("/api/execute", "/api/sessions", f"{shared.path}/run", f"{shared.path}/stream"):
+        answer = client.http.post(path, content=bomb, headers=headers)
+        check_error(answer, 415, "UNSUPPORTED_MEDIA_TYPE")
 
 
 def test_identity(client: Client, shared: SessionClient) -> None:

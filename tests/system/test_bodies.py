@@ -7,7 +7,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from statistics import quantiles
 from urllib.parse import urlsplit
@@ -62,8 +62,8 @@ def test_slow_bodies_without_a_token(server: Server, known: httpx.Client) -> Non
             assert answer.status_code == 200
 
 
-# Made when needed: each has many megabytes.
-BOMBS = {
+# Made where they are sent: every worker imports this module.
+BOMBS: dict[str, Callable[[], bytes]] = {
     "lists": lambda: b"[%b1]" % (b"[]," * 990_000),
     "names": lambda: json.dumps({f"n{n}": n for n in range(990_000)}).encode(),
     "text": lambda: b'"%b"' % (b"x" * (20 << 20)),
@@ -75,9 +75,9 @@ BOMBS = {
 def test_bombs_stop_nobody(known: httpx.Client, server: Server, name: str) -> None:
     """While a body that takes long is parsed and refused, others are served all the time."""
     statuses: list[int] = []
+    body = b'{"code":"1","update_data":{"a":%b}}' % BOMBS[name]()
 
     def send() -> None:
-        body = b'{"code":"1","update_data":{"a":%b}}' % BOMBS[name]()
         with httpx.Client(timeout=120) as client:
             url = f"{server.base_url}/api/sessions/s/run"
             statuses.append(client.post(url, content=body, headers=known.headers).status_code)

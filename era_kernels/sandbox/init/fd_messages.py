@@ -15,8 +15,11 @@ import time
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from era_kernels.models import JsonObject
+if TYPE_CHECKING:  # the zygote imports no more than it uses
+    from era_kernels.models import JsonObject
+
 
 MAX_INLINE_BYTES = 32 * 1024  # bytes; a larger message is sent in a memfd
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024  # bytes of one message

@@ -30,14 +30,16 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-from era_kernels.models import JsonObject
 from era_kernels.sandbox.init import fd_messages, isolation, launch
 from era_kernels.sandbox.init.reaper import SigchldPipe, kill_all, reap_all
 from era_kernels.sandbox.init.sandbox_spec import IsolationKind, SandboxSpec
 from era_kernels.sandbox.init.send_queue import SendQueue
 from era_kernels.sandbox.linux import syscalls
+
+if TYPE_CHECKING:  # the zygote imports no more than it uses
+    from era_kernels.models import JsonObject
 
 LOOPBACK = "127.0.0.1"
 LISTEN_BACKLOG = 1024  # connections that wait to be accepted

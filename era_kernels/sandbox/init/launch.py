@@ -15,12 +15,14 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from era_kernels.models import JsonObject
 from era_kernels.sandbox.init import isolation
 from era_kernels.sandbox.init.sandbox_spec import SandboxSpec
 from era_kernels.sandbox.linux import syscalls
+
+if TYPE_CHECKING:  # the zygote imports no more than it uses
+    from era_kernels.models import JsonObject
 
 # A service manager signals every process of the server; zygote and init end after the server.
 IGNORED_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

@@ -26,14 +26,16 @@ import socket
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from era_kernels.models import JsonObject
 from era_kernels.netlink import Netlink
 from era_kernels.sandbox.init import fd_messages, isolation, launch
 from era_kernels.sandbox.init.sandbox_spec import OutboundSpec
 from era_kernels.sandbox.linux import nftables, syscalls, tap
 from era_kernels.sandbox.linux.tap import Link
+
+if TYPE_CHECKING:  # the zygote imports no more than it uses
+    from era_kernels.models import JsonObject
 
 # Networks of examples in documents (RFC 5737, RFC 3849), which belong to nobody. The filter lets
 # nothing go there but lookups of names, which pasta takes to the host's own resolver.

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-from era_kernels.models import JsonObject, Network
+if TYPE_CHECKING:  # the zygote imports no more than it uses
+    from era_kernels.models import JsonObject
 
 
 class IsolationKind(StrEnum):
@@ -49,13 +50,6 @@ class SandboxSpec:
     def has_namespaces(self) -> bool:
         """True when the sandbox has its own mounts, processes and network."""
         return self.kind in (IsolationKind.ROOT, IsolationKind.USER)
-
-    @property
-    def network(self) -> Network:
-        """The network that the sandbox's programs have."""
-        if self.has_namespaces:
-            return Network.OWN
-        return Network.NONE if self.kind is IsolationKind.LANDLOCK else Network.HOST
 
     def to_json(self) -> JsonObject:
         """Returns the spec as JSON for the control socket."""

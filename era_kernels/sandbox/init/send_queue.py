@@ -13,10 +13,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from era_kernels.models import JsonObject
 from era_kernels.sandbox.init import fd_messages
 from era_kernels.sandbox.init.fd_messages import GONE, REFUSALS, SEND_TIMEOUT, Datagram, close_all
+
+if TYPE_CHECKING:  # the zygote imports no more than it uses
+    from era_kernels.models import JsonObject
 
 UNREAD_TIMEOUT = 10.0  # seconds for a peer that lets its messages lie
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.005, 0.1  # seconds between two tries

@@ -29,15 +29,17 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-from era_kernels.models import JsonObject
 from era_kernels.sandbox.init import fd_messages, init, isolation, launch, pasta_keeper
 from era_kernels.sandbox.init.reaper import SigchldPipe, kill_all, list_children, reap_all
 from era_kernels.sandbox.init.sandbox_spec import IsolationKind, SandboxSpec
 from era_kernels.sandbox.init.send_queue import SendQueue
 from era_kernels.sandbox.linux import syscalls
 from era_kernels.sandbox.linux.cgroup import join_cgroups, remove_server_cgroup
+
+if TYPE_CHECKING:  # the zygote imports no more than it uses
+    from era_kernels.models import JsonObject
 
 ORPHANS_TIMEOUT, ORPHANS_INTERVAL = 0.2, 0.1  # seconds of one try to end orphans, between two
 ORPHANS_DEADLINE = 3.0  # seconds until an init is reported as gone, whatever it left

@@ -152,7 +152,9 @@ class IsolationProfile:
     @property
     def network(self) -> Network:
         """The network that the programs of a sandbox have."""
-        return self.spec.network
+        if self.spec.has_namespaces:
+            return Network.OWN
+        return Network.NONE if self.spec.kind is IsolationKind.LANDLOCK else Network.HOST
 
     @property
     def shares_uid(self) -> bool:
