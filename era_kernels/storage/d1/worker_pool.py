@@ -59,7 +59,7 @@ class Job:
     timer: asyncio.TimerHandle | None = None
     was_killed: bool = False
     is_long: bool = False
-    was_refused: bool = False  # it became long when there were MAX_LONG
+    was_stopped: bool = False  # it became long when there were MAX_LONG; it waits, and begins again
 
     def cancel(self, _: object) -> None:
         """Cancels the wait for the reply."""
@@ -197,11 +197,23 @@ class WorkerPool:
         queues = [queue for queue in queues if queue]
         if not queues:
             return None
+        candidates = [job for queue in queues for job in queue if self._has_place(job)]
+        if not candidates:
+            return None
         self._waiting.move_to_end(namespace)
-        return min(queues, key=lambda queue: queue[0].number).popleft()
+        job = min(candidates, key=lambda job: job.number)
+        waiting.queue_of(job).remove(job)
+        return job
+
+    def _has_place(self, job: Job) -> bool:
+        """Returns whether a job may start; one that is known to be long waits for fewer such."""
+        return not job.was_stopped or self._long_count() < MAX_LONG
+
+    def _long_count(self) -> int:
+        return sum(job.is_long for job in self._busy.values())
 
     def _start(self, job: Job, worker: WorkerProcess) -> None:
-        job.worker = worker
+        job.worker, job.is_long, job.was_stopped = worker, job.was_stopped, False
         self._busy[worker] = job
         self._running[job.namespace] += 1
         if job.is_write:
@@ -223,10 +235,10 @@ class WorkerPool:
         if job.is_write:
             self._writing.discard(job.namespace)
         error = answer.exception()
-        if error is not None:
-            _fail(job, _error_of_end(job, error))
-        elif job.was_refused and answer.result().head.get("outcome") == "timeout":
-            _fail(job, _too_many_error())
+        if job.was_stopped and _changed_nothing(job, answer):
+            self._wait_again(job)
+        elif error is not None:
+            _fail(job, DeadlinePassed() if job.was_killed else error)
         elif not job.reply.done():
             job.reply.set_result(answer.result())
         if worker.is_slow and len(self._idle) < self._workers:
@@ -243,6 +255,15 @@ class WorkerPool:
 
     # ------------------------------------------------------------ time
 
+    def _wait_again(self, job: Job) -> None:
+        """Has a job begin again when fewer are long, if somebody still waits for its reply."""
+        if job.reply.done() or self._is_closed:
+            _fail(job, ShuttingDown("The server is stopping."))
+            return
+        job.worker, job.was_killed = None, False
+        self._waiting.setdefault(job.namespace, Waiting()).queue_of(job).append(job)
+        job.timer = asyncio.get_running_loop().call_later(job.timeout, self._give_up, job)
+
     def _give_up(self, job: Job) -> None:
         """Fails a job that waited too long for its turn."""
         self._forget(job)
@@ -251,12 +272,12 @@ class WorkerPool:
     def _slow_down(self, job: Job) -> None:
         """Notes that a request is long, and stops it where there are too many such requests."""
         assert job.worker is not None
-        job.was_refused = sum(one.is_long for one in self._busy.values()) >= MAX_LONG
-        job.is_long = not job.was_refused
         rest = KILL_GRACE
-        if job.was_refused:
+        if not job.is_long and self._long_count() >= MAX_LONG:
+            job.was_stopped = True
             job.worker.interrupt()
         else:
+            job.is_long = True
             rest += max(0.0, job.timeout - SLOW_SECONDS)
         job.timer = asyncio.get_running_loop().call_later(rest, self._kill, job)
         job.worker.slow_down()
@@ -317,21 +338,15 @@ class WorkerPool:
             self._dispatch()
 
 
-def _error_of_end(job: Job, error: BaseException) -> BaseException:
-    """Returns what a caller is told whose worker ended.
+def _changed_nothing(job: Job, answer: asyncio.Future[Reply]) -> bool:
+    """Returns whether a job that was stopped may begin again.
 
-    One that was to stop while it was still starting ends, too. Of a change nobody knows then.
+    A worker that is stopped while it still starts, or that does not hear, ends: of a change nobody
+    knows then.
     """
-    if job.was_refused and not job.is_write:
-        return _too_many_error()
-    return DeadlinePassed() if job.was_killed else error
-
-
-def _too_many_error() -> Unavailable:
-    return Unavailable(
-        f"The databases are busy: {MAX_LONG} requests run long already, and this one was stopped.",
-        retry_after=1,
-    )
+    if answer.exception() is not None:
+        return not job.is_write
+    return answer.result().head.get("outcome") == "timeout"
 
 
 def _fail(job: Job, error: BaseException) -> None:
