@@ -14,6 +14,7 @@ from functools import partial
 
 from era_kernels.concurrency.background import BackgroundTasks
 from era_kernels.errors import QueueFull, ShuttingDown, Unavailable
+from era_kernels.storage.d1.worker.outcomes import Outcome
 from era_kernels.storage.d1.worker_process import (
     Reply,
     WorkerEnded,
@@ -245,7 +246,7 @@ class WorkerPool:
             worker.speed_up()
         # One that is slow has been replaced already; one that ran out of memory may be short of it
         # for the next request.
-        is_fit = error is None and answer.result().head.get("outcome") != "out_of_memory"
+        is_fit = error is None and answer.result().head.get("outcome") != Outcome.OUT_OF_MEMORY
         if is_fit and worker.is_alive and not worker.is_slow and not self._is_closed:
             self._idle.append(worker)
         else:
@@ -346,7 +347,7 @@ def _changed_nothing(job: Job, answer: asyncio.Future[Reply]) -> bool:
     """
     if answer.exception() is not None:
         return not job.is_write
-    return answer.result().head.get("outcome") == "timeout"
+    return answer.result().head.get("outcome") in (Outcome.CANCELLED, Outcome.TIMEOUT)
 
 
 def _fail(job: Job, error: BaseException) -> None:
