@@ -63,15 +63,20 @@ def run(directory: Path, *flags: str, strict: str = "1") -> subprocess.Completed
     """Runs pytest on the tests of a directory, without the plugins that they do not need."""
     plugins = [word for name in (*PLUGINS, "no:cacheprovider") for word in ("-p", name)]
     env = {VARIABLE: strict, "PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
-    return subprocess.run(
-        [sys.executable, "-m", "pytest", *plugins, "-o", "markers=alone\ntimed", *flags, directory],
-        cwd=directory,
-        env={**os.environ, **env},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    options = ["-o", "markers=alone\ntimed", "-o", "faulthandler_timeout=50"]
+    try:
+        return subprocess.run(
+            [sys.executable, "-m", "pytest", *plugins, *options, *flags, directory],
+            cwd=directory,
+            env={**os.environ, **env},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=100,
+        )
+    except subprocess.TimeoutExpired as late:  # which does not show what it has
+        pytest.fail(f"{late}\n{late.stdout!r}\n{late.stderr!r}")
 
 
 @pytest.mark.parametrize("workers", ["0", "2"])
