@@ -34,6 +34,7 @@ MAX_WAITING = 256  # requests of one namespace that wait
 SLOW_SECONDS = 0.25  # of running, from which a request is long
 RECENT_SECONDS = 30.0  # for which a namespace that had a long request does not get the last worker
 KILL_GRACE = 1.0  # seconds past the deadline until a worker is killed that did not stop itself
+CHANGE_GRACE = 3.0  # the same for a change that is to begin again: nobody knows what a kill leaves
 RESTART_SECONDS = 1.0  # between two tries to start a worker, where that fails
 
 StartWorker = Callable[[], Awaitable[WorkerProcess]]
@@ -273,15 +274,15 @@ class WorkerPool:
     def _slow_down(self, job: Job) -> None:
         """Notes that a request is long, and stops it where there are too many such requests."""
         assert job.worker is not None
-        rest = KILL_GRACE
         if not job.is_long and self._long_count() >= MAX_LONG:
             job.was_stopped = True
             job.worker.interrupt()
+            rest = CHANGE_GRACE if job.is_write else KILL_GRACE
         else:
             job.is_long = True
-            rest += max(0.0, job.timeout - SLOW_SECONDS)
+            job.worker.slow_down()
+            rest = KILL_GRACE + max(0.0, job.timeout - SLOW_SECONDS)
         job.timer = asyncio.get_running_loop().call_later(rest, self._kill, job)
-        job.worker.slow_down()
         self._slow_namespaces.add(job.namespace)
         self._dispatch()
 
@@ -325,7 +326,8 @@ class WorkerPool:
     async def _add_worker(self) -> None:
         try:
             worker = await self._start_worker()
-        except (OSError, RuntimeError, MemoryError):  # RuntimeError: no thread can be started
+        # RuntimeError: no thread can be started.
+        except (OSError, RuntimeError, MemoryError, WorkerEnded):
             log.exception("a D1 worker cannot be started")
             await asyncio.sleep(RESTART_SECONDS)
             self._starting -= 1

@@ -24,6 +24,7 @@ _BOOT_CODE = (
 )
 _PACKAGE_PARENT = Path(__file__).parents[3]
 _SLOW_NICENESS = 10  # more than the server's; lower ones starve where sessions compute
+_START_SECONDS = 60.0  # to be ready, on a host that is very busy
 _EXIT_SECONDS = 3.0  # to close all databases
 
 
@@ -62,7 +63,8 @@ class WorkerProcess(asyncio.Protocol):
     async def start(cls, max_file: int, max_rows_bytes: int) -> WorkerProcess:
         """Starts a worker that may write files of `max_file` bytes, and answer so many of rows.
 
-        It dies with the server, at the latest. Raises OSError.
+        Returns when it is ready: before, an interrupt would end it. It dies with the server, at the
+        latest. Raises OSError, WorkerEnded.
         """
         loop = asyncio.get_running_loop()
         ours, theirs = socket.socketpair()
@@ -72,9 +74,17 @@ class WorkerProcess(asyncio.Protocol):
                 popen = await asyncio.to_thread(_start_process, theirs, max_file)
             ours.setblocking(False)
             worker = cls(popen, max_rows_bytes)
+            # The first answer comes without a request: that it is ready.
+            ready = worker._answer = loop.create_future()
             await loop.create_connection(lambda: worker, sock=ours)
         except BaseException:
             ours.close()
+            raise
+        try:
+            async with asyncio.timeout(_START_SECONDS):
+                await ready
+        except BaseException:
+            worker.kill()
             raise
         return worker
 

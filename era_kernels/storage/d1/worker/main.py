@@ -215,6 +215,7 @@ def main(descriptor: int, max_file: int) -> None:
         signal.signal(signal.SIGUSR1, worker.interruption.cancel)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)  # the server ends its workers when it is done
+        connection.sendall(frame_reply(b"{}", b""))  # it is ready
         while (request := receive_request(connection)) is not None:
             connection.sendall(worker.run(json.loads(request)))
             del request  # it may be large
