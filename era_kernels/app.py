@@ -36,7 +36,7 @@ from era_kernels.services.kernel_limiter import KernelLimiter
 from era_kernels.services.links import LinkService
 from era_kernels.services.metrics import Metrics, ScrapedGauge
 from era_kernels.services.mounts import Mounts
-from era_kernels.services.proxies import Proxies
+from era_kernels.services.port_proxies import PortProxies
 from era_kernels.services.public_cutoff import PublicCutoff
 from era_kernels.services.server_info import ServerInfo
 from era_kernels.services.session_logs import SessionLogs
@@ -114,7 +114,7 @@ async def open_app(settings: Settings) -> AsyncIterator[App]:
             idempotent_runs=idempotent_runs,
             links=LinkService(sessions, stores.links),
             logs=logs,
-            proxies=Proxies(sessions, public, max(1, settings.max_connections // 2)),
+            proxies=PortProxies(sessions, public, max(1, settings.max_connections // 2)),
             stored_code_requests=StoredCodeRequests(sessions, codes, host.languages),
             resources=stores.resources,
         )

@@ -13,8 +13,8 @@ from pydantic import BaseModel, ConfigDict
 
 from era_kernels.errors import KeyNotFound, ObjectNotFound, SqlError
 from era_kernels.web.base_handler import HandlerContext
+from era_kernels.web.base_request_models import RequestModel
 from era_kernels.web.operations import Operation, Route
-from era_kernels.web.request_models import RequestModel
 from era_kernels.web.storage_handler import StorageHandler
 
 

@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from era_kernels.errors import StartError
-from era_kernels.kernels.language_names import language_id
+from era_kernels.kernels.language_ids import language_id
 from era_kernels.kernels.wire_protocol import Transport
 from era_kernels.models import MIB, Limits
 from era_kernels.toolchains.small_files import read_small_file

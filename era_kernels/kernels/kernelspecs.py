@@ -27,7 +27,7 @@ from era_kernels.kernels.kernel_executables import (
     search_path_of,
 )
 from era_kernels.kernels.kernel_json import STOCK_METADATA, KernelJson, load_kernel_json
-from era_kernels.kernels.language_names import language_id
+from era_kernels.kernels.language_ids import language_id
 from era_kernels.kernels.wire_protocol import Transport
 from era_kernels.models import MIB, Limits, Network
 from era_kernels.toolchains.layout import Toolchain, default_toolchain_dir, find_toolchain

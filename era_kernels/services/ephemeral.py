@@ -13,7 +13,7 @@ from era_kernels.models import EndReason, Session, Submission, now
 from era_kernels.services.context import ServiceContext
 from era_kernels.services.executions.live_execution import LiveExecution
 from era_kernels.services.session.session import LiveSession
-from era_kernels.services.session_endings import SessionEndings
+from era_kernels.services.session_teardown import SessionTeardown
 from era_kernels.services.validation import (
     check_quota,
     check_writable_path,
@@ -30,7 +30,7 @@ class EphemeralSessions:
         self,
         context: ServiceContext,
         background: BackgroundTasks,
-        endings: SessionEndings,
+        endings: SessionTeardown,
         check_open: Callable[[], None],
     ) -> None:
         self._context = context

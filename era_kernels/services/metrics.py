@@ -22,7 +22,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
 
 from era_kernels.models import EndReason, ExitInfo
-from era_kernels.services.executions.outcome import Timing
+from era_kernels.services.executions.last_events import Timing
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 

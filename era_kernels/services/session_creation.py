@@ -11,7 +11,7 @@ from era_kernels.errors import SessionExists
 from era_kernels.models import NewSession, Session, now
 from era_kernels.services.context import ServiceContext
 from era_kernels.services.requested_limits import check_limits
-from era_kernels.services.session_endings import SessionEndings
+from era_kernels.services.session_teardown import SessionTeardown
 from era_kernels.services.validation import (
     check_changes,
     check_session_id,
@@ -28,7 +28,7 @@ class SessionMaker:
         self,
         context: ServiceContext,
         background: BackgroundTasks,
-        endings: SessionEndings,
+        endings: SessionTeardown,
         reserve: Callable[[], AbstractContextManager[None]],
         on_created: Callable[[Session], None],
     ) -> None:

@@ -9,7 +9,7 @@ from era_kernels.errors import InsufficientStorage, SessionNotFound
 from era_kernels.models import EndReason, Session
 from era_kernels.services.context import ServiceContext
 from era_kernels.services.session.session import LiveSession
-from era_kernels.services.session_endings import SessionEndings
+from era_kernels.services.session_teardown import SessionTeardown
 
 
 class SessionDeleter:
@@ -18,7 +18,7 @@ class SessionDeleter:
     def __init__(
         self,
         context: ServiceContext,
-        endings: SessionEndings,
+        endings: SessionTeardown,
         find_live: Callable[[Session], LiveSession | None],
         pop_live: Callable[[Session], LiveSession | None],
         on_deleted: Callable[[Session], None],
@@ -53,7 +53,7 @@ class SessionDeleter:
         directory: str | None = None,
         semaphore: asyncio.Semaphore | None = None,
     ) -> list[asyncio.Future[None]]:
-        """Deletes a row and begins to end the session, as `SessionEndings.begin` does.
+        """Deletes a row and begins to end the session, as `SessionTeardown.begin` does.
 
         Raises SessionNotFound, also when the session is not the one in that directory.
         """

@@ -36,9 +36,9 @@ from era_kernels.services.session.session import LiveSession
 from era_kernels.services.session_creation import SessionCreator
 from era_kernels.services.session_deletion import SessionDeleter
 from era_kernels.services.session_duplication import DuplicateRequest, SessionDuplicator
-from era_kernels.services.session_endings import (
+from era_kernels.services.session_teardown import (
     MAX_CONCURRENT_ENDS,
-    SessionEndings,
+    SessionTeardown,
 )
 from era_kernels.services.ttl import TtlEntry, TtlTimer
 from era_kernels.services.validation import (
@@ -63,7 +63,7 @@ class SessionService:
         self._context = context
         self._live: dict[str, LiveSession] = {}
         background = self._background = BackgroundTasks(expected_errors=(EraError,))
-        endings = SessionEndings(context, background, self._on_gone)
+        endings = SessionTeardown(context, background, self._on_gone)
         self._deleter = SessionDeleter(
             context, endings, self._find_live, self._pop_live, self._discard_ttl
         )

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from era_kernels.errors import StartError, StorageFailed
-from era_kernels.storage import deletions, r2_table
+from era_kernels.storage import pending_removals, r2_table
 from era_kernels.storage.blobs import FOLDERS, BlobDirectory
 from era_kernels.storage.data_directory import DataDirectory
 from era_kernels.storage.database import Database, ignore_report
@@ -146,8 +146,8 @@ def _find_if_all_unknown(directory: DataDirectory, connection: sqlite3.Connectio
     What is about to be made or removed counts for nothing: a crash may leave only that.
     """
     known = {name for (name,) in connection.execute("SELECT directory FROM sessions")}
-    names = set(own_directories(directory.sessions)) - deletions.select(
-        deletions.SESSION, connection
+    names = set(own_directories(directory.sessions)) - pending_removals.select(
+        pending_removals.SESSION, connection
     )
     if names & known:
         return None
@@ -166,7 +166,7 @@ def _blobs(
 ) -> Iterator[tuple[set[str], set[str]]]:
     """Yields, folder by folder, the blobs that are there to stay, and those that rows name."""
     blobs = BlobDirectory(directory.objects, directory.unlink_lock)
-    garbage = deletions.select(deletions.BLOB, connection)
+    garbage = pending_removals.select(pending_removals.BLOB, connection)
     with suppress(OSError):
         garbage |= blobs.unfinished.names()
     for folder in FOLDERS:
@@ -189,13 +189,13 @@ def _set_database_aside(directory: DataDirectory) -> None:
 def _set_unknown_aside(directory: DataDirectory, connection: sqlite3.Connection) -> tuple[int, int]:
     place = LostAndFound(directory.lost_and_found)
     known = {name for (name,) in connection.execute("SELECT directory FROM sessions")}
-    known |= deletions.select(deletions.SESSION, connection)
+    known |= pending_removals.select(pending_removals.SESSION, connection)
     sessions = sum(
         place.take(directory.sessions / name)
         for name in sorted(set(own_directories(directory.sessions)) - known)
     )
     blobs = BlobDirectory(directory.objects, directory.unlink_lock)
-    garbage = deletions.select(deletions.BLOB, connection)
+    garbage = pending_removals.select(pending_removals.BLOB, connection)
     objects = sum(
         place.take(blobs.path(blob))
         for folder in FOLDERS

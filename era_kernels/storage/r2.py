@@ -24,12 +24,12 @@ from era_kernels.errors import (
     TooLarge,
 )
 from era_kernels.models import StorageQuotas, format_size, now
-from era_kernels.storage import deletions, r2_table, uploads
+from era_kernels.storage import pending_removals, r2_table, uploads
 from era_kernels.storage.ballast import always_room
 from era_kernels.storage.blobs import FOLDERS, BlobDirectory
 from era_kernels.storage.database import Database
-from era_kernels.storage.deletions import Deletions
 from era_kernels.storage.open_file import OpenFile
+from era_kernels.storage.pending_removals import PendingRemovals
 from era_kernels.storage.r2_table import Precondition, StoredObject, unconditional
 from era_kernels.storage.threads import SerialExecutor, StorageThreads
 from era_kernels.storage.uploads import Upload
@@ -71,7 +71,7 @@ class R2Store:
         self._blobs = BlobDirectory(directory, unlink_lock)
         self._quotas = quotas
         self._lost: set[str] = set()
-        self._deleted = Deletions(database, deletions.BLOB)
+        self._deleted = PendingRemovals(database, pending_removals.BLOB)
         self._threads = StorageThreads("object", THREADS)
         self._uploads = StorageThreads("object-upload", THREADS)
         self._unlinker = SerialExecutor(self._uploads)

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from era_kernels.models import ResourceType, StorageQuotas
-from era_kernels.storage import content_types, deletions
+from era_kernels.storage import content_types, pending_removals
 from era_kernels.storage.key_ranges import prefix_end
 from era_kernels.storage.open_file import FileStatus
 from era_kernels.storage.sql_values import json_to_text, time_from_text, time_to_text
@@ -119,7 +119,7 @@ def put(
         connection, quotas, ResourceType.R2, namespace, count=count, size=size, overhead=overhead
     )
     if old is not None:
-        deletions.insert(deletions.BLOB, [old.blob], connection)
+        pending_removals.insert(pending_removals.BLOB, [old.blob], connection)
     connection.execute(
         f"""
         INSERT INTO r2_objects (namespace, {_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
@@ -164,7 +164,7 @@ def delete(
         connection.execute(
             "DELETE FROM r2_objects WHERE namespace = ? AND key = ?", (namespace, key)
         )
-        deletions.insert(deletions.BLOB, [old.blob], connection)
+        pending_removals.insert(pending_removals.BLOB, [old.blob], connection)
     return old
 
 

@@ -11,10 +11,10 @@ from typing import Any
 
 from era_kernels.errors import SessionExists, SessionNotFound
 from era_kernels.models import HostPatterns, JsonObject, Limits, Session, StorageScope
-from era_kernels.storage import deletions, stored_code
+from era_kernels.storage import pending_removals, stored_code
 from era_kernels.storage.database import Database
-from era_kernels.storage.deletions import Deletions
 from era_kernels.storage.key_ranges import prefix_end
+from era_kernels.storage.pending_removals import PendingRemovals
 from era_kernels.storage.sql_values import json_to_text, time_from_text, time_to_text
 from era_kernels.storage.stored_code import StoredCode
 
@@ -111,8 +111,8 @@ class SessionStore:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self.deleted = Deletions(
-            database, deletions.SESSION
+        self.deleted = PendingRemovals(
+            database, pending_removals.SESSION
         )  # directories that may still have to be removed
 
     async def create(self, session: Session, code: StoredCode | None = None) -> None:
@@ -272,7 +272,7 @@ def _delete(session_id: str, directory: str | None, connection: sqlite3.Connecti
     connection.execute("DELETE FROM links WHERE directory = ?", (session.directory,))
     connection.execute("DELETE FROM executions WHERE session_id = ?", (session_id,))
     connection.execute("DELETE FROM sessions WHERE id = ?", (session_id,))
-    deletions.insert(deletions.SESSION, [session.directory], connection)
+    pending_removals.insert(pending_removals.SESSION, [session.directory], connection)
     return session
 
 
@@ -283,5 +283,7 @@ def _delete_all(connection: sqlite3.Connection) -> list[Session]:
     connection.execute("DELETE FROM executions")
     connection.execute("DELETE FROM sessions")
     sessions = [_from_row(row) for row in rows]
-    deletions.insert(deletions.SESSION, (one.directory for one in sessions), connection)
+    pending_removals.insert(
+        pending_removals.SESSION, (one.directory for one in sessions), connection
+    )
     return sessions

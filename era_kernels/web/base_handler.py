@@ -26,7 +26,7 @@ from era_kernels.errors import (
 )
 from era_kernels.json_codec import in_thread_if_large
 from era_kernels.models import SERVER_VARIABLES, JsonObject
-from era_kernels.web import headers, request_models, unknown_fields
+from era_kernels.web import base_request_models, headers, unknown_fields
 from era_kernels.web.access import Caller
 from era_kernels.web.answer_handler import AnswerHandler, error_response
 from era_kernels.web.bodies import Body
@@ -155,7 +155,7 @@ class BaseHandler(AnswerHandler):
     def check_path(self) -> None:
         """Checks that every variable part of the path is an id. Raises InvalidId."""
         for part in self.path_args:
-            request_models.check_id(part)
+            base_request_models.check_id(part)
 
     def before_body(self) -> Awaitable[None] | None:
         """Returns work to do before the body is read; an EraError in the work is the answer."""
@@ -301,11 +301,11 @@ class BaseHandler(AnswerHandler):
         """Returns the variables of the body as strings, numbers as they are written in the body."""
         fixed = sorted((env or {}).keys() & SERVER_VARIABLES)
         self.warn(f"env.{name} is set by the server: this value is not used" for name in fixed)
-        return await request_models.env_strings(env, self.body)
+        return await base_request_models.env_strings(env, self.body)
 
     def read_query(self, model: type[M]) -> M:
         """Returns the query string as `model`. Raises InvalidRequest."""
-        return request_models.parse_query(model, self.request.query_arguments)
+        return base_request_models.parse_query(model, self.request.query_arguments)
 
     async def send(self, data: bytes) -> None:
         """Sends a part of an answer; returns when the client took it. Raises ClientDisconnected."""

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from era_kernels.concurrency.memory_in_work import MemoryInWork
 from era_kernels.json_codec import MAX_VALUES
 from era_kernels.json_incremental import LARGE_BYTES, free_in_steps
-from era_kernels.web import request_models
+from era_kernels.web import base_request_models
 
 VALUE_BYTES = 64  # bytes that a name or an item takes beside its text
 # A body that comes in small pieces with pauses is read in turns: a thousand such pieces at the same
@@ -84,12 +84,12 @@ class Body:
     async def parse(self, model: type[BaseModel], data: bytes) -> Any:
         """Returns the JSON of a body for `model`, not validated. Raises InvalidJson, TooLarge."""
         if len(data) <= LARGE_BYTES:
-            return await request_models.loads_for(model)(data)
+            return await base_request_models.loads_for(model)(data)
         self._holding.is_reading = False
         values = min(MAX_VALUES, len(data) // 2)
         self._holding.set(2 * len(data) + values * VALUE_BYTES)
         await self._holding.wait()
-        self._value = await request_models.loads_for(model)(data)
+        self._value = await base_request_models.loads_for(model)(data)
         self._holding.set(2 * len(data))
         self._holding.settle()
         return self._value
@@ -97,8 +97,8 @@ class Body:
     async def validate(self, model: type[M], value: Any) -> M:
         """Returns what `parse` returned as `model`. Raises InvalidId, InvalidRequest."""
         if self._value is None:
-            return request_models.validate(model, value)
-        return await request_models.validate_large(model, value)
+            return base_request_models.validate(model, value)
+        return await base_request_models.validate_large(model, value)
 
     def close(self) -> None:
         """Lets go of everything. A second call does nothing.

@@ -14,9 +14,9 @@ from era_kernels.models import JsonObject
 from era_kernels.storage.d1.replies import D1Result
 from era_kernels.storage.d1.store import D1Statement
 from era_kernels.web.base_handler import ClientDisconnected, HandlerContext
+from era_kernels.web.base_request_models import RequestModel
+from era_kernels.web.base_response_models import ResponseModel
 from era_kernels.web.operations import Operation
-from era_kernels.web.request_models import RequestModel
-from era_kernels.web.response_models import ResponseModel
 from era_kernels.web.storage_handler import StorageHandler, wait_for_turn
 
 if TYPE_CHECKING:

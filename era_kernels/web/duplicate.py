@@ -9,9 +9,9 @@ from pydantic import ConfigDict, Field
 from era_kernels.models import Variables
 from era_kernels.services.session_duplication import DuplicateRequest
 from era_kernels.web.base_handler import BaseHandler, HandlerContext
+from era_kernels.web.base_request_models import JsonMap, RequestModel, SessionId, id_warnings
+from era_kernels.web.base_response_models import ResponseModel
 from era_kernels.web.operations import Operation
-from era_kernels.web.request_models import JsonMap, RequestModel, SessionId, id_warnings
-from era_kernels.web.response_models import ResponseModel
 from era_kernels.web.session_responses import SessionAnswer, session_response
 from era_kernels.web.sessions import CREATION_FIELDS, ChangeSession
 

@@ -12,8 +12,8 @@ from pydantic_core import PydanticCustomError
 from era_kernels.errors import InvalidRequest
 from era_kernels.models import ExecSubmission
 from era_kernels.web.base_handler import BaseHandler, HandlerContext
+from era_kernels.web.base_request_models import Env, TextList, TimeoutFields
 from era_kernels.web.operations import Operation
-from era_kernels.web.request_models import Env, TextList, TimeoutFields
 from era_kernels.web.run_responses import (
     ExecAnswer,
     TimedOutExecAnswer,

@@ -9,8 +9,8 @@ from pydantic import ConfigDict, Field
 
 from era_kernels.models import Submission
 from era_kernels.web.base_handler import BaseHandler, ClientDisconnected, HandlerContext
+from era_kernels.web.base_request_models import Env, TextMap, TimeoutFields
 from era_kernels.web.operations import Operation
-from era_kernels.web.request_models import Env, TextMap, TimeoutFields
 from era_kernels.web.run_responses import (
     ExecuteAnswer,
     TimedOutExecuteAnswer,

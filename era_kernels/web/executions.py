@@ -12,9 +12,9 @@ from era_kernels.errors import InvalidRequest
 from era_kernels.models import Execution, ExecutionStatus, to_iso
 from era_kernels.web import ranges
 from era_kernels.web.base_handler import BaseHandler, ClientDisconnected, HandlerContext
+from era_kernels.web.base_request_models import Count, Paging, QueryModel, Seconds
+from era_kernels.web.base_response_models import ResponseModel
 from era_kernels.web.operations import Media, Operation
-from era_kernels.web.request_models import Count, Paging, QueryModel, Seconds
-from era_kernels.web.response_models import ResponseModel
 from era_kernels.web.run_responses import FilesChangedAnswer, estimated_size, run_response
 from era_kernels.web.runs import EVENT_STREAM_MEDIA, EVENTS_DESCRIPTION
 from era_kernels.web.sse import EVENT_STREAM_TYPE, EventStream

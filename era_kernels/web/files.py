@@ -16,11 +16,11 @@ from era_kernels.json_codec import in_thread_if_large
 from era_kernels.models import now, to_iso
 from era_kernels.services.files import QuotaUpload
 from era_kernels.storage.files import validate_path
-from era_kernels.web import request_models
+from era_kernels.web import base_request_models
 from era_kernels.web.base_handler import BaseHandler, HandlerContext
+from era_kernels.web.base_response_models import ResponseModel
 from era_kernels.web.file_transfers import TransferHandler
 from era_kernels.web.operations import Media, Operation
-from era_kernels.web.response_models import ResponseModel
 from era_kernels.web.sessions import LARGE_LIST, LARGE_LIST_BYTES
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ class FileHandler(TransferHandler[QuotaUpload]):
         return unquote_to_bytes(raw.encode("latin1")).decode("utf-8", "surrogateescape")
 
     def check_path(self) -> None:
-        request_models.check_id(self.session_id)
+        base_request_models.check_id(self.session_id)
         validate_path(self.path)
 
     def before_body(self) -> Awaitable[None] | None:

@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from era_kernels import __version__
 from era_kernels.models import JsonObject, now, to_iso
 from era_kernels.web.base_handler import BaseHandler, HandlerContext
+from era_kernels.web.base_response_models import ResponseModel
 from era_kernels.web.operations import Operation
-from era_kernels.web.response_models import ResponseModel
 from era_kernels.web.session_responses import IsolationAnswer
 
 if TYPE_CHECKING:

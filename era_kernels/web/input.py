@@ -5,10 +5,10 @@ from __future__ import annotations
 from pydantic import ConfigDict, Field
 
 from era_kernels.errors import InvalidRequest, NoInputPending, TooLarge
+from era_kernels.web.base_request_models import RequestModel
+from era_kernels.web.base_response_models import ResponseModel
 from era_kernels.web.executions import ExecutionHandlerBase
 from era_kernels.web.operations import Operation
-from era_kernels.web.request_models import RequestModel
-from era_kernels.web.response_models import ResponseModel
 
 MAX_LINE_LENGTH = 1024 * 1024  # characters of a line
 

@@ -8,8 +8,8 @@ from pydantic import Field
 
 from era_kernels.models import MISSING, Variable
 from era_kernels.web.base_handler import BaseHandler, HandlerContext
+from era_kernels.web.base_response_models import ResponseModel
 from era_kernels.web.operations import Operation
-from era_kernels.web.response_models import ResponseModel
 
 if TYPE_CHECKING:
     from era_kernels.services.inspection import InspectionService

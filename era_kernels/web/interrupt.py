@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from era_kernels.web.base_response_models import ResponseModel
 from era_kernels.web.executions import ExecutionHandlerBase
 from era_kernels.web.operations import Operation
-from era_kernels.web.response_models import ResponseModel
 
 _DESCRIPTION = """\
 Waits until the execution has ended: one that waits for its turn or for its kernel is

@@ -12,9 +12,9 @@ from pydantic import AfterValidator, ConfigDict, Field, RootModel
 from era_kernels.errors import KeyNotFound, Unavailable
 from era_kernels.web import headers
 from era_kernels.web.base_handler import HandlerContext
+from era_kernels.web.base_request_models import JsonMap, PositiveSeconds, RequestModel
+from era_kernels.web.base_response_models import ResponseModel
 from era_kernels.web.operations import Operation
-from era_kernels.web.request_models import JsonMap, PositiveSeconds, RequestModel
-from era_kernels.web.response_models import ResponseModel
 from era_kernels.web.server import BODY_TIMEOUT
 from era_kernels.web.storage_handler import KeyQuery, PageQuery, StorageHandler, wait_for_turn
 

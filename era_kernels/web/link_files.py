@@ -20,7 +20,7 @@ from era_kernels.web.operations import Operation
 if TYPE_CHECKING:
     from era_kernels.services.files import FileService
     from era_kernels.services.links import LinkService
-    from era_kernels.services.proxies import Proxies
+    from era_kernels.services.port_proxies import PortProxies
 
 LOGGED_PATH = "/link/*"  # the secret is in the path itself
 REFERRER_POLICY = "no-referrer"  # so that no page that is opened from here learns the secret
@@ -40,7 +40,7 @@ class FileLinkHandler(FileHandler):
     }
 
     def initialize(  # type: ignore[override]
-        self, context: HandlerContext, files: FileService, links: LinkService, proxies: Proxies
+        self, context: HandlerContext, files: FileService, links: LinkService, proxies: PortProxies
     ) -> None:
         super().initialize(context, files)
         self.links = links

@@ -16,7 +16,7 @@ from era_kernels.web.proxy_headers import Place, to_target
 
 if TYPE_CHECKING:
     from era_kernels.services.links import LinkService
-    from era_kernels.services.proxies import Proxies
+    from era_kernels.services.port_proxies import PortProxies
     from era_kernels.services.stored_code_requests import StoredCodeRequests
 
 
@@ -26,7 +26,7 @@ class PortLinkHandler(ProxyHandler):
     def initialize(  # type: ignore[override]
         self,
         context: HandlerContext,
-        proxies: Proxies,
+        proxies: PortProxies,
         code_requests: StoredCodeRequests,
         links: LinkService,
     ) -> None:

@@ -10,10 +10,10 @@ from pydantic import ConfigDict, Field
 from era_kernels.errors import InvalidRequest
 from era_kernels.models import Link, LinkTarget, now, to_iso
 from era_kernels.web.base_handler import BaseHandler, HandlerContext
+from era_kernels.web.base_request_models import RequestModel
+from era_kernels.web.base_response_models import ResponseModel
 from era_kernels.web.operations import Operation
 from era_kernels.web.ports import MAX_PORT
-from era_kernels.web.request_models import RequestModel
-from era_kernels.web.response_models import ResponseModel
 
 if TYPE_CHECKING:
     from era_kernels.services.links import LinkService

@@ -10,9 +10,9 @@ from pydantic import Field
 from era_kernels.errors import SessionNotFound
 from era_kernels.models import JsonObject, LoggedEvent, event_to_json, to_iso
 from era_kernels.web.base_handler import BaseHandler, HandlerContext
+from era_kernels.web.base_response_models import ResponseModel
 from era_kernels.web.executions import ReplayQuery, last_event_id
 from era_kernels.web.operations import Operation
-from era_kernels.web.response_models import ResponseModel
 from era_kernels.web.runs import EVENT_STREAM_MEDIA
 from era_kernels.web.sse import EVENT_STREAM_TYPE, EventStream
 

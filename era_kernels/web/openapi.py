@@ -16,10 +16,10 @@ from era_kernels.models import JsonObject
 from era_kernels.models.storage_namespaces import NAMESPACE_PATTERN
 from era_kernels.web.answer_handler import WARNINGS_HEADER
 from era_kernels.web.base_handler import BaseHandler, HandlerContext
+from era_kernels.web.base_request_models import ID_PATTERN
+from era_kernels.web.base_response_models import WARNINGS_DESCRIPTION, ErrorAnswer
 from era_kernels.web.operations import Media, Operation, RequestHeader, Route
 from era_kernels.web.ports import MAX_PORT
-from era_kernels.web.request_models import ID_PATTERN
-from era_kernels.web.response_models import WARNINGS_DESCRIPTION, ErrorAnswer
 from era_kernels.web.unknown_fields import MAX_WARNING_LENGTH, MAX_WARNINGS
 
 _SCHEMAS = "#/components/schemas/"

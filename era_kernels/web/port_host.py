@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from era_kernels.errors import InvalidPath, LinkExpired, LinkNotFound
 from era_kernels.models import Link, now
 from era_kernels.services.links import unknown_link
-from era_kernels.services.proxies import host_label
+from era_kernels.services.port_proxies import host_label
 from era_kernels.web import forwarding, link_cookies
 from era_kernels.web.access import Caller
 from era_kernels.web.base_handler import HandlerContext
@@ -21,7 +21,7 @@ from era_kernels.web.proxy_headers import Headers, Place, to_target
 
 if TYPE_CHECKING:
     from era_kernels.services.links import LinkService
-    from era_kernels.services.proxies import Proxies
+    from era_kernels.services.port_proxies import PortProxies
     from era_kernels.services.stored_code_requests import StoredCodeRequests
 
 
@@ -31,7 +31,7 @@ class PortHostHandler(ProxyHandler):
     def initialize(  # type: ignore[override]
         self,
         context: HandlerContext,
-        proxies: Proxies,
+        proxies: PortProxies,
         code_requests: StoredCodeRequests,
         links: LinkService,
     ) -> None:

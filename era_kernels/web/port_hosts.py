@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from urllib.parse import urlsplit
 
-from era_kernels.services.proxies import host_label
+from era_kernels.services.port_proxies import host_label
 
 _LABEL = r"[1-9][0-9]{0,4}-[a-z0-9-]{1,50}"
 

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from era_kernels.web.base_handler import BaseHandler, HandlerContext
+from era_kernels.web.base_request_models import QueryModel
+from era_kernels.web.base_response_models import ResponseModel
 from era_kernels.web.operations import Media, Operation
-from era_kernels.web.request_models import QueryModel
-from era_kernels.web.response_models import ResponseModel
 
 if TYPE_CHECKING:
-    from era_kernels.services.proxies import Proxies
+    from era_kernels.services.port_proxies import PortProxies
     from era_kernels.services.sessions import SessionService
 
 MAX_PORT = 65535
@@ -89,7 +89,7 @@ class PortsHandler(BaseHandler):
 
     operations = {"GET": Operation("List the ports that are served", {200: PortsAnswer})}
 
-    def initialize(self, context: HandlerContext, proxies: Proxies) -> None:
+    def initialize(self, context: HandlerContext, proxies: PortProxies) -> None:
         super().initialize(context)
         self.proxies = proxies
 

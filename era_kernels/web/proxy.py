@@ -25,10 +25,10 @@ from era_kernels.errors import (
     TooLarge,
 )
 from era_kernels.web import (
+    base_request_models,
     forwarding,
     headers,
     proxy_headers,
-    request_models,
     sandboxed_page_cors,
     stored_code_exchange,
 )
@@ -49,7 +49,7 @@ from era_kernels.web.tunnel import join_streams
 from era_kernels.web.upstream import Upstream
 
 if TYPE_CHECKING:
-    from era_kernels.services.proxies import Proxies
+    from era_kernels.services.port_proxies import PortProxies
     from era_kernels.services.stored_code_requests import StoredCodeRequests
 
 METHODS = (
@@ -71,7 +71,7 @@ class ProxyHandler(BaseHandler):
     operations = {"GET": REACH_PORT}
 
     def initialize(
-        self, context: HandlerContext, proxies: Proxies, code_requests: StoredCodeRequests
+        self, context: HandlerContext, proxies: PortProxies, code_requests: StoredCodeRequests
     ) -> None:
         super().initialize(context)
         self._proxies = proxies
@@ -117,7 +117,7 @@ class ProxyHandler(BaseHandler):
         self._session_id, found = unquote(session_id), _PORT.fullmatch(unquote(port))
         if found is None or int(found[1]) > MAX_PORT:
             raise InvalidPath("This is no path to a port of a session.", format=FORMAT)
-        request_models.check_id(self._session_id)
+        base_request_models.check_id(self._session_id)
         prefix = f"/proxy/{self._session_id}/{found[1]}"
         # Where a browser opens the port itself, relative links would lead past its path.
         if len(parts) == 4 and forwarding.is_navigation(self.request):

@@ -21,11 +21,11 @@ from era_kernels.storage.r2 import check_key
 from era_kernels.storage.r2_table import StoredObject
 from era_kernels.storage.uploads import Upload
 from era_kernels.web.base_handler import ClientDisconnected, HandlerContext
+from era_kernels.web.base_request_models import PositiveInt, QueryModel, RequestModel, TextMap
+from era_kernels.web.base_response_models import ResponseModel
 from era_kernels.web.conditional import Validators
 from era_kernels.web.file_transfers import TransferHandler
 from era_kernels.web.operations import Media, Operation
-from era_kernels.web.request_models import PositiveInt, QueryModel, RequestModel, TextMap
-from era_kernels.web.response_models import ResponseModel
 from era_kernels.web.storage_handler import StorageHandler, wait_for_turn
 
 if TYPE_CHECKING:

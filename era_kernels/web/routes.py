@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from era_kernels.services.idempotency import IdempotentRuns
     from era_kernels.services.inspection import InspectionService
     from era_kernels.services.links import LinkService
-    from era_kernels.services.proxies import Proxies
+    from era_kernels.services.port_proxies import PortProxies
     from era_kernels.services.server_info import ServerInfo
     from era_kernels.services.session_logs import SessionLogs
     from era_kernels.services.sessions import SessionService
@@ -81,7 +81,7 @@ class Services:
     inspection: InspectionService
     links: LinkService
     logs: SessionLogs
-    proxies: Proxies
+    proxies: PortProxies
     stored_code_requests: StoredCodeRequests
     resources: ResourceStores
 

@@ -9,7 +9,7 @@ from pydantic import Field
 from era_kernels import json_codec
 from era_kernels.json_incremental import estimate_size
 from era_kernels.models import NO_FILES_CHANGED, ExceptionInfo, JsonObject
-from era_kernels.web.response_models import ResponseModel
+from era_kernels.web.base_response_models import ResponseModel
 
 if TYPE_CHECKING:
     from era_kernels.services.executions import result

@@ -17,9 +17,7 @@ from era_kernels.errors import InvalidRequest
 from era_kernels.json_incremental import LARGE_BYTES
 from era_kernels.models import Submission
 from era_kernels.web.base_handler import BaseHandler, ClientDisconnected, HandlerContext
-from era_kernels.web.headers import IDEMPOTENCY_KEY, check_uncompressed
-from era_kernels.web.operations import Media, Operation, RequestHeader
-from era_kernels.web.request_models import (
+from era_kernels.web.base_request_models import (
     FIXED_AT_CREATION,
     Env,
     JsonMap,
@@ -27,7 +25,9 @@ from era_kernels.web.request_models import (
     QuerySeconds,
     TimeoutFields,
 )
-from era_kernels.web.response_models import ResponseModel
+from era_kernels.web.base_response_models import ResponseModel
+from era_kernels.web.headers import IDEMPOTENCY_KEY, check_uncompressed
+from era_kernels.web.operations import Media, Operation, RequestHeader
 from era_kernels.web.run_responses import (
     RunAnswer,
     TimedOutRunAnswer,

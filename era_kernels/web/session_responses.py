@@ -8,7 +8,7 @@ from pydantic import Field
 
 from era_kernels.models import FileInfo, Limits, SessionView, to_iso
 from era_kernels.services.requested_limits import LIMIT_FIELDS
-from era_kernels.web.response_models import ResponseModel
+from era_kernels.web.base_response_models import ResponseModel
 
 if TYPE_CHECKING:
     from era_kernels.storage.file_listing import FileListing

@@ -20,8 +20,7 @@ from era_kernels.models import (
 )
 from era_kernels.services.requested_limits import LIMIT_FIELDS
 from era_kernels.web.base_handler import BaseHandler, HandlerContext
-from era_kernels.web.operations import Operation
-from era_kernels.web.request_models import (
+from era_kernels.web.base_request_models import (
     FIXED_AT_CREATION,
     HostPatternsField,
     JsonMap,
@@ -35,6 +34,7 @@ from era_kernels.web.request_models import (
     TextList,
     id_warnings,
 )
+from era_kernels.web.operations import Operation
 from era_kernels.web.session_responses import (
     AllDeletedAnswer,
     ChangedAnswer,

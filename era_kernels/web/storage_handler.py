@@ -12,8 +12,8 @@ from era_kernels.errors import InvalidPath, InvalidRequest, NotFound
 from era_kernels.models import ResourceType
 from era_kernels.models.storage_namespaces import NAMESPACE_PATTERN, NAMESPACE_RULE
 from era_kernels.web.base_handler import BaseHandler, HandlerContext
+from era_kernels.web.base_request_models import PositiveInt, QueryModel
 from era_kernels.web.operations import Operation
-from era_kernels.web.request_models import PositiveInt, QueryModel
 
 DEFAULT_PAGE = 100  # entries of a list
 MAX_PAGE = 1000  # a greater limit is lowered to this

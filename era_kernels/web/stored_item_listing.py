@@ -10,9 +10,9 @@ from era_kernels import json_codec
 from era_kernels.models import ResourceType, to_iso
 from era_kernels.storage.stored_items import StoredItem, StoredItemFilter
 from era_kernels.web.base_handler import BaseHandler, HandlerContext
+from era_kernels.web.base_request_models import QueryModel
+from era_kernels.web.base_response_models import ResponseModel
 from era_kernels.web.operations import Operation
-from era_kernels.web.request_models import QueryModel
-from era_kernels.web.response_models import ResponseModel
 from era_kernels.web.storage_handler import DEFAULT_PAGE, MAX_PAGE
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import Protocol
 import pytest
 
 from era_kernels.errors import EraError
-from era_kernels.services.executions.outcome import ERROR_LABELS
+from era_kernels.services.executions.last_events import ERROR_LABELS
 from era_kernels.setting_errors import env_variable, flag_name
 from era_kernels.setting_types import format_default
 from era_kernels.settings import Settings

@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from era_kernels.errors import InsufficientStorage, KernelStartFailed
 from era_kernels.models import EndReason, ErrorEvent, ExecutionEnd, ExitInfo
-from era_kernels.services.executions.outcome import (
+from era_kernels.services.executions.last_events import (
     Timing,
     error_event,
     metric_label,

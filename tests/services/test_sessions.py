@@ -25,7 +25,7 @@ from era_kernels.errors import (
 )
 from era_kernels.kernels.languages import Languages
 from era_kernels.models import Done, ExitInfo, NewSession, Session, SessionStatus, Submission
-from era_kernels.services import session_endings
+from era_kernels.services import session_teardown
 from era_kernels.services.executions.live_execution import LiveExecution
 from era_kernels.services.session import machine_opener
 from era_kernels.services.session_duplication import DuplicateRequest
@@ -319,7 +319,7 @@ async def test_new_session_waits_although_it_asked_first(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who asked for the id before the end began waits, too, and is told of an end that is stuck."""
-    monkeypatch.setattr(session_endings, "RETRY_INTERVAL", 0.01)
+    monkeypatch.setattr(session_teardown, "RETRY_INTERVAL", 0.01)
     monkeypatch.setattr(machine_opener, "RETRY_INTERVAL", 0.01)
     for is_stuck in (False, True):
         await services.create()
@@ -424,7 +424,7 @@ async def test_an_end_that_is_not_finished(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is told, nothing is given back, it goes on; then the id is free and all is gone."""
-    monkeypatch.setattr(session_endings, "RETRY_INTERVAL", 0.01)
+    monkeypatch.setattr(session_teardown, "RETRY_INTERVAL", 0.01)
     monkeypatch.setattr(machine_opener, "RETRY_INTERVAL", 0.01)
     session = await services.create()
     running = await services.submit("wait")

@@ -28,7 +28,7 @@ from era_kernels.errors import (
     TooLarge,
 )
 from era_kernels.models import StorageQuotas
-from era_kernels.storage import deletions, r2
+from era_kernels.storage import pending_removals, r2
 from era_kernels.storage.database import Database
 from era_kernels.storage.migrations import MIGRATIONS
 from era_kernels.storage.r2 import R2Store
@@ -440,7 +440,9 @@ async def test_sweep(tmp_path: Path) -> None:
         for name in names:
             (tmp_path / "r2" / "ab" / name).write_bytes(b"x")
         (tmp_path / "r2" / "unfinished" / names[0]).touch()
-        await objects.database.write(partial(deletions.insert, deletions.BLOB, [names[1]]))
+        await objects.database.write(
+            partial(pending_removals.insert, pending_removals.BLOB, [names[1]])
+        )
         (tmp_path / "r2" / "incoming" / "0123456789abcdef").write_bytes(b"x")
     async with open_objects(tmp_path) as objects:
         assert await eventually(tmp_path, 1)

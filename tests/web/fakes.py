@@ -534,7 +534,7 @@ class FakeInspectionService:
 
 
 class FakeProxies:
-    """What the web room uses of `Proxies`: ports of sessions are ports of this host."""
+    """What the web room uses of `PortProxies`: ports of sessions are ports of this host."""
 
     def __init__(self, sessions: FakeSessionService) -> None:
         self._sessions = sessions

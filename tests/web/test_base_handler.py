@@ -10,7 +10,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from era_kernels.web.base_handler import BaseHandler, HandlerContext
-from era_kernels.web.response_models import ErrorAnswer
+from era_kernels.web.base_response_models import ErrorAnswer
 from tests.waiting import wait_until
 from tests.web.serving import MAX_BODY, ServerUnderTest, run_server
 

@@ -8,8 +8,8 @@ import pytest
 
 from era_kernels.concurrency.memory_in_work import MemoryInWork
 from era_kernels.web import bodies
+from era_kernels.web.base_request_models import RequestModel
 from era_kernels.web.bodies import SMALL_CHUNK, Body
-from era_kernels.web.request_models import RequestModel
 
 
 @pytest.fixture

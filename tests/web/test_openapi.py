@@ -15,6 +15,8 @@ from era_kernels import __version__
 from era_kernels.models import Event, StackFrame, Variable, Variables
 from era_kernels.models.storage_namespaces import NAMESPACE_PATTERN
 from era_kernels.storage.resource_stores import ResourceStores
+from era_kernels.web.base_request_models import ID_PATTERN, RequestModel, validate
+from era_kernels.web.base_response_models import ErrorAnswer
 from era_kernels.web.code import PutCode
 from era_kernels.web.d1 import SqlStatement
 from era_kernels.web.duplicate import DuplicateSession
@@ -23,8 +25,6 @@ from era_kernels.web.kv import PutValue
 from era_kernels.web.links import CreateLink
 from era_kernels.web.operations import Media, Operation, Route
 from era_kernels.web.r2 import PutObject
-from era_kernels.web.request_models import ID_PATTERN, RequestModel, validate
-from era_kernels.web.response_models import ErrorAnswer
 from era_kernels.web.routes import (
     Services,
     make_resource_routes,

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 
 import pytest
 
+from era_kernels.web.base_request_models import FIXED_AT_CREATION, QueryModel, RequestModel
 from era_kernels.web.d1 import SqlBatch, SqlStatement
 from era_kernels.web.duplicate import DuplicateSession
 from era_kernels.web.exec import ExecRequest
 from era_kernels.web.execute import ExecuteRequest
 from era_kernels.web.kv import PutValue
 from era_kernels.web.links import CreateLink
-from era_kernels.web.request_models import FIXED_AT_CREATION, QueryModel, RequestModel
 from era_kernels.web.runs import RawRunQuery, RunRequest
 from era_kernels.web.sessions import CREATION_FIELDS, ChangeSession, CreateSession
 from era_kernels.web.similar_names import find_similar

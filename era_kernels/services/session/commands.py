@@ -17,8 +17,8 @@ from era_kernels.models import (
     Session,
 )
 from era_kernels.services.context import ServiceContext
+from era_kernels.services.executions.last_events import Timing, cancelled_before_start
 from era_kernels.services.executions.live_execution import LiveExecution
-from era_kernels.services.executions.outcome import Timing, cancelled_before_start
 from era_kernels.services.kernel_limiter import RETRY_AFTER_SECONDS
 from era_kernels.services.session.job import Job, JobProcess
 from era_kernels.services.session.runner import JobRunner

@@ -17,8 +17,8 @@ from era_kernels.models import (
     Output,
     Submission,
 )
+from era_kernels.services.executions.last_events import Timing
 from era_kernels.services.executions.live_execution import LiveExecution
-from era_kernels.services.executions.outcome import Timing
 
 S = TypeVar("S", bound=Submission | ExecSubmission)
 

@@ -21,6 +21,13 @@ from era_kernels.models import (
     server_line,
 )
 from era_kernels.services.context import ServiceContext
+from era_kernels.services.executions.last_events import (
+    Timing,
+    done_event,
+    error_event,
+    metric_label,
+    session_closed,
+)
 from era_kernels.services.executions.live_execution import LiveExecution
 from era_kernels.services.executions.notices import (
     LOSES_FILES_TOO,
@@ -28,13 +35,6 @@ from era_kernels.services.executions.notices import (
     LOSES_VARIABLES,
     describe_end,
     explain_end,
-)
-from era_kernels.services.executions.outcome import (
-    Timing,
-    done_event,
-    error_event,
-    metric_label,
-    session_closed,
 )
 from era_kernels.services.session.job import Job, JobProcess, S, Strategy
 from era_kernels.services.session.machine import SessionMachine

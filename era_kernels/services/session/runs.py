@@ -15,12 +15,12 @@ from era_kernels.models import (
     Submission,
 )
 from era_kernels.services.context import ServiceContext
-from era_kernels.services.executions.live_execution import LiveExecution
-from era_kernels.services.executions.outcome import (
+from era_kernels.services.executions.last_events import (
     Timing,
     cancelled_before_start,
     machine_ended,
 )
+from era_kernels.services.executions.live_execution import LiveExecution
 from era_kernels.services.session.job import Job, JobProcess
 from era_kernels.services.session.machine import SessionMachine
 from era_kernels.services.session.queue import RunQueue

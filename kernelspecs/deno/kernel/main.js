@@ -11,7 +11,7 @@
 
 const path = require("node:path");
 
-const { requireOwn } = require("./own_modules.js");
+const { requireOwn } = require("./kernel_module_loader.js");
 
 const early = requireOwn("../../node/kernel/early.js");
 const { parseArguments } = requireOwn("../../node/kernel/arguments.js");

@@ -3,7 +3,7 @@
 
 const { parentPort } = require("node:worker_threads");
 
-const { requireOwn } = require("./own_modules.js");
+const { requireOwn } = require("./kernel_module_loader.js");
 
 parentPort.postMessage("begun");
 

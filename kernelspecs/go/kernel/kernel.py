@@ -21,12 +21,12 @@ import zmq
 from code_requests import CodeRequests
 from endings import describe_signal, exit_code, find_exception
 from era_kernel.history import History
+from era_kernel.kernel_sockets import KernelSockets
 from era_kernel.raw_sockets import has_message, receive_parts
-from era_kernel.sockets import KernelSockets
 from input_requests import InputRequests
 from output import LatePipes, OutputPipe
 from run import Run
-from state import read_variables
+from variable_list import read_variables
 from wire import Content, Message, Wire
 
 FENCE = "application/vnd.era.fence+json"

@@ -9,7 +9,7 @@
  * them only what the program itself prints is captured, and not what its children do.
  */
 
-const { requireOwn } = require("./own_modules.js");
+const { requireOwn } = require("./kernel_module_loader.js");
 
 const early = requireOwn("./early.js");
 const { parseArguments } = requireOwn("./arguments.js");

@@ -5,7 +5,7 @@ const util = require("node:util");
 
 const { toBundle } = require("./display_data.js");
 const early = require("./early.js");
-const { restoreIntrinsics, withIntrinsics } = require("./intrinsics.js");
+const { restoreIntrinsics, withIntrinsics } = require("./restored_intrinsics.js");
 const { IMPORT_PLACE } = require("./program_modules.js");
 const { INTERRUPTED, Run } = require("./run_state.js");
 const { describeError, isOfNode } = require("./user_errors.js");

@@ -10,7 +10,7 @@ const { InputRequests } = require("./input_requests.js");
 const { Inspection } = require("./inspection.js");
 const { Interrupts } = require("./interrupts.js");
 const { MainThread } = require("./main_thread.js");
-const { OutputMerger } = require("./output_merger.js");
+const { PipeMerger } = require("./pipe_merger.js");
 const { OutputPublisher } = require("./output_publisher.js");
 const { markPrefix } = require("./pipe_marks.js");
 const { ShellQueue } = require("./shell_queue.js");
@@ -36,7 +36,7 @@ class WireWorker {
     this.output = new OutputPublisher((type, content, parent) =>
       this.publish(type, content, parent),
     );
-    this.merger = new OutputMerger(
+    this.merger = new PipeMerger(
       markPrefix(workerData.secret),
       (name, bytes) => this.output.write(name, bytes),
       (number) => this.onMark(this.main.take(number)),

@@ -1,7 +1,7 @@
 "use strict";
 /** Starts the worker thread. */
 
-const { requireOwn } = require("./own_modules.js");
+const { requireOwn } = require("./kernel_module_loader.js");
 
 const { WireWorker, serveForever } = requireOwn("./wire_worker.js");
 

@@ -1,5 +1,5 @@
 """Makes IPython's kernel behave like the plain interpreter."""
 
-from era_kernel import early_binding
+from era_kernel import library_copies
 
-early_binding.begin()
+library_copies.begin()

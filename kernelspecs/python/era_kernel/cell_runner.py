@@ -21,7 +21,7 @@ from IPython.core.interactiveshell import ExecutionResult
 
 from era_kernel import c_stdio, run_context, tracebacks
 from era_kernel.cell_compiler import CellCompiler
-from era_kernel.owned_children import owned_children
+from era_kernel.executor_processes import executor_processes
 from era_kernel.program_end import ProgramEnd
 from era_kernel.program_loop import ProgramLoop
 from era_kernel.program_signals import Activity, ProgramSignals
@@ -273,7 +273,7 @@ def _wait_for_threads_and_children(run: RunContext, before: set[Any]) -> None:
             thread.join()
         if run.futures:
             wait_for_futures(tuple(run.futures))
-        new = _multiprocessing_children() - before - owned_children()
+        new = _multiprocessing_children() - before - executor_processes()
         children = [child for child in new if not child.daemon]
         for child in children:
             child.join()

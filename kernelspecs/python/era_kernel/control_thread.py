@@ -19,8 +19,8 @@ from typing import Any
 
 from jupyter_client.session import Session
 
+from era_kernel.kernel_sockets import KernelSockets
 from era_kernel.raw_sockets import Parts, descriptor, has_message, receive_parts, send_parts
-from era_kernel.sockets import KernelSockets
 from era_kernel.standard_requests import STATIC_REQUESTS
 from era_kernel.tracebacks import log_fault
 

@@ -32,11 +32,11 @@ from era_kernel import (
     c_exit,
     cell_files,
     descriptor_patches,
-    early_binding,
     excepthooks,
-    exec_patches,
     flush_at_exit,
     import_patches,
+    library_copies,
+    os_exec_patches,
     run_context,
     spawned_children,
     tracebacks,
@@ -47,6 +47,7 @@ from era_kernel.control_thread import ControlServer
 from era_kernel.history import History
 from era_kernel.input_patches import InputPatches
 from era_kernel.inspection import Inspector
+from era_kernel.kernel_sockets import KernelSockets
 from era_kernel.module_reload import ModuleReloader
 from era_kernel.output_publisher import OutputPublisher
 from era_kernel.program_loop import ProgramLoop
@@ -55,7 +56,6 @@ from era_kernel.raw_sockets import Parts
 from era_kernel.request_loop import RequestLoop, SocketsClosed
 from era_kernel.run_context import RunContext
 from era_kernel.shell import EraShell
-from era_kernel.sockets import KernelSockets
 from era_kernel.standard_requests import (
     ABORTED_REPLY,
     NO_CODE_REPLY,
@@ -72,7 +72,7 @@ MAX_FAULTS = 50  # requests or waits in a row that fail; then there is no use in
 
 def main(connection_file: str) -> None:
     """Serves as a kernel until a client asks for its end."""
-    early_binding.end()
+    library_copies.end()
     # An interpreter reads this variable when it starts; a fork gets its environment later. Bytecode
     # files tell versions of a source apart by the second only.
     sys.dont_write_bytecode = bool(os.environ.get("PYTHONDONTWRITEBYTECODE"))
@@ -171,7 +171,7 @@ class EraKernel(IPythonKernel):
         self._program_loop.install()
         self._signals.install()
         flush_at_exit.install(self.flush_and_close, self._stderr_fd)
-        exec_patches.install(self.flush_and_close)
+        os_exec_patches.install(self.flush_and_close)
         c_exit.install(self.flush_and_close)
 
     def serve(self) -> None:
@@ -401,6 +401,6 @@ def _config() -> Config:
 
 # Once for all kernels that are forked later; the shell imports more modules.
 EraShell.instance(config=_config())
-early_binding.bind_modules()
+library_copies.bind_modules()
 # Listed before a fork, in which a look at each name copies memory.
 OWN_MODULES = tuple(name for name in sys.modules if name.partition(".")[0] == "era_kernel")

@@ -25,7 +25,7 @@ from era_kernels.models import (
 from tests.kernelspecs.python.conftest import open_machine
 
 PACKAGE = builtin_dir() / "python" / "era_kernel"
-EARLY_BINDING = runpy.run_path(str(PACKAGE / "early_binding.py"))
+LIBRARY_COPIES = runpy.run_path(str(PACKAGE / "library_copies.py"))
 
 # ---------------------------------------------------------------- the source
 
@@ -59,8 +59,8 @@ def find_late_lookups(file: Path) -> Iterator[str]:
         for alias in node.names
         if alias.name.partition(".")[0] in sys.stdlib_module_names
         # The others are copies that no program knows.
-        if f"era_kernel.{file.stem}" in EARLY_BINDING["PATCHING_MODULES"]
-        or alias.name in EARLY_BINDING["SHARED_MODULES"]
+        if f"era_kernel.{file.stem}" in LIBRARY_COPIES["PATCHING_MODULES"]
+        or alias.name in LIBRARY_COPIES["SHARED_MODULES"]
     }
     for function in ast.walk(tree):
         if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
@@ -208,7 +208,7 @@ async def test_builtins_are_the_programs_own(host: Machines) -> None:
     """The program's own builtins are the real ones, and what it adds to them is there."""
     code = (
         "import builtins, sys\n"
-        "print(__builtins__ is builtins, 'early_binding' in repr(sys.meta_path))\n"
+        "print(__builtins__ is builtins, 'library_copies' in repr(sys.meta_path))\n"
         "builtins.added = 5\nprint(added, eval('added'), [added for _ in 'a'])\n"
         "class A: value = added\nprint(A.value)\nexec('print(added)')\n"
         "exec('print(added)', {})\nbuiltins.len = lambda _: 7\nprint(len(''))"

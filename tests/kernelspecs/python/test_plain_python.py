@@ -127,5 +127,10 @@ async def test_interrupt_at_any_moment(machine: Machine, program: str) -> None:
             await machine.kernel.interrupt()
             await asyncio.wait([running], timeout=1)
         _, finished = running.result()
-        assert (finished.exit_code, finished.state) == (130, "preserved")
+        raised = finished.exception.value if finished.exception is not None else ""
+        # `threading` itself raises this when it is struck between taking a lock and its `try`.
+        expected = (
+            1 if raised in ("release unlocked lock", "cannot notify on un-acquired lock") else 130
+        )
+        assert (finished.exit_code, finished.state) == (expected, "preserved"), raised
         assert await run(machine, "print('whole')") == ("whole\n", ExecutionEnd(0))

@@ -32,7 +32,7 @@ PATCHING_MODULES = frozenset(
         "cell_files",
         "descriptor_patches",
         "excepthooks",
-        "exec_patches",
+        "os_exec_patches",
         "flush_at_exit",
         "input_patches",
         "program_end",

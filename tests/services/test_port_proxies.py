@@ -9,17 +9,17 @@ from functools import partial
 import pytest
 
 from era_kernels.errors import AtCapacity, Forbidden, SessionNotFound
-from era_kernels.services.proxies import Proxies, host_label
+from era_kernels.services.port_proxies import PortProxies, host_label
 from tests.services.service_fixture import Services
 
 
-def hold(proxies: Proxies, session_id: str) -> AbstractContextManager[None]:
+def hold(proxies: PortProxies, session_id: str) -> AbstractContextManager[None]:
     return proxies.hold(session_id, lambda: None, has_token=False)
 
 
 async def test_capacity(services: Services) -> None:
     """One session has half of all requests; a place is free again at the end of its request."""
-    proxies = Proxies(services.sessions, services.public_cutoff, 4)
+    proxies = PortProxies(services.sessions, services.public_cutoff, 4)
     with ExitStack() as stack:
         for name in ("a", "a", "b"):
             stack.enter_context(hold(proxies, name))
@@ -35,7 +35,7 @@ async def test_capacity(services: Services) -> None:
 async def test_access(services: Services) -> None:
     """Who has no token is refused where the session is not public, whatever listens."""
     await services.create(allow_public=False)
-    proxies = Proxies(services.sessions, services.public_cutoff)
+    proxies = PortProxies(services.sessions, services.public_cutoff)
     with pytest.raises(Forbidden):
         await proxies.dial("s1", 80, has_token=False)
     assert await proxies.dial("s1", 80, has_token=True) is None
@@ -47,7 +47,7 @@ async def test_access(services: Services) -> None:
 async def test_close_to_the_public(services: Services) -> None:
     """A session that is public no more ends the requests without a token that are under way."""
     closed: list[str] = []
-    proxies = Proxies(services.sessions, services.public_cutoff)
+    proxies = PortProxies(services.sessions, services.public_cutoff)
     for name in ("s1", "s2"):
         await services.create(name, allow_public=True)
     with ExitStack() as stack:
@@ -79,7 +79,7 @@ def test_digests_in_names(session_id: str) -> None:
 
 async def test_find_id(services: Services) -> None:
     """A session is found by its label, also one that was made after the last search."""
-    proxies = Proxies(services.sessions, services.public_cutoff)
+    proxies = PortProxies(services.sessions, services.public_cutoff)
     await services.create()
     assert await proxies.find_id("s1") == "s1"
     for name in ("One.1", "Two.2"):

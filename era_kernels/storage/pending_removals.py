@@ -16,7 +16,7 @@ SESSION, BLOB = "session", "blob"  # kinds of what has a name: a session's direc
 MAX_REMOVED = 1000  # names that are forgotten together, at the latest
 
 
-class Deletions:
+class PendingRemovals:
     """Reads the names of one kind, and forgets those that were removed."""
 
     def __init__(self, database: Database, kind: str) -> None:

@@ -17,7 +17,7 @@ MAX_CONCURRENT_ENDS = 16  # sessions that are ended at once
 RETRY_INTERVAL = 1.0  # seconds between two looks at a session whose processes do not end
 
 
-class SessionEndings:
+class SessionTeardown:
     """Ends sessions whose rows are deleted: their kernels, then their files.
 
     An id is taken from before its row is deleted until then: no new session has it while the old

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from era_kernels.errors import InvalidRequest
-from era_kernels.web import request_models
+from era_kernels.web import base_request_models
 from era_kernels.web.execute import ExecuteRequest
 from era_kernels.web.runs import RunRequest
 from era_kernels.web.sessions import ChangeSession, CreateSession
@@ -34,7 +34,7 @@ CREATE = {"language": "lingo"}
 )
 def test_timeout(body: dict[str, Any], seconds: float | None) -> None:
     """Both units are taken, milliseconds win, and absent, null and 0 mean the default."""
-    assert request_models.validate(RunRequest, {**RUN, **body}).timeout_seconds() == seconds
+    assert base_request_models.validate(RunRequest, {**RUN, **body}).timeout_seconds() == seconds
 
 
 @pytest.mark.parametrize(
@@ -65,11 +65,11 @@ def test_timeout(body: dict[str, Any], seconds: float | None) -> None:
     ],
 )  # fmt: skip
 def test_wrong_type(
-    model: type[request_models.RequestModel], body: dict[str, Any], message: str
+    model: type[base_request_models.RequestModel], body: dict[str, Any], message: str
 ) -> None:
     """A wrong type is a wrong request whose message names the field."""
     with pytest.raises(InvalidRequest) as caught:
-        request_models.validate(model, body)
+        base_request_models.validate(model, body)
     assert caught.value.message == message
     assert type(caught.value) is InvalidRequest
 
@@ -77,7 +77,7 @@ def test_wrong_type(
 def test_mistakes_do_not_repeat_values() -> None:
     """Values are the user's: neither message nor details hold them."""
     with pytest.raises(InvalidRequest) as caught:
-        request_models.validate(
+        base_request_models.validate(
             RunRequest, {"code": ["hush"], "env": {"A": ["hush"]}, "timeout": "hush"}
         )
     assert "hush" not in json.dumps([caught.value.message, caught.value.details])
@@ -85,8 +85,8 @@ def test_mistakes_do_not_repeat_values() -> None:
 
 
 async def read_env(body: str) -> dict[str, str]:
-    parsed = request_models.validate(RunRequest, json.loads(body))
-    return await request_models.env_strings(parsed.env, body.encode())
+    parsed = base_request_models.validate(RunRequest, json.loads(body))
+    return await base_request_models.env_strings(parsed.env, body.encode())
 
 
 async def test_env_values() -> None:
@@ -134,5 +134,5 @@ async def test_bad_env(env: str, part: str) -> None:
 )
 def test_paging(arguments: dict[str, list[bytes]], expected: tuple[int | None, int]) -> None:
     """Numbers of a query are parsed; the last one counts and an empty one is none."""
-    paging = request_models.parse_query(request_models.Paging, arguments)
+    paging = base_request_models.parse_query(base_request_models.Paging, arguments)
     assert (paging.limit, paging.offset) == expected

@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any
 
 
-def owned_children() -> set[Any]:
+def executor_processes() -> set[Any]:
     """Returns the processes of executors and managers that are open."""
     found: set[Any] = set()
     for thread in _copy(_find("concurrent.futures.process", "_threads_wakeups")):

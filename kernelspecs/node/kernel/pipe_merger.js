@@ -23,7 +23,7 @@ class Pipe {
   }
 }
 
-class OutputMerger {
+class PipeMerger {
   /**
    * `onText(name, bytes)` gets the output of "stdout" and "stderr", `onMark(number)` is called for
    * marks that stand for messages. While `isFull()`, nothing is read, until `resume` is called: then
@@ -156,4 +156,4 @@ class OutputMerger {
   }
 }
 
-module.exports = { OutputMerger };
+module.exports = { PipeMerger };

@@ -15,7 +15,7 @@ from era_kernels.models import (
     Session,
     now,
 )
-from era_kernels.services.executions.outcome import (
+from era_kernels.services.executions.last_events import (
     Timing,
     done_event,
     error_event,

@@ -51,7 +51,7 @@ def host_label(session_id: str) -> str:
     return base64.b32encode(digest).decode().lower()[:26]
 
 
-class Proxies:
+class PortProxies:
     """Finds the programs of sessions that listen, and connects to them."""
 
     def __init__(
