@@ -35,8 +35,8 @@ def sessions_past_bound(processes: Mapping[int, Collection[ProcStat]]) -> dict[i
     }
     if past or by_pid.total() < MAX_LOCKS_READ:
         return past
-    most = max(counts, key=lambda init: counts[init])
-    if counts[most] < LEAST_LOCKS:
+    most = max(counts, key=lambda init: counts[init], default=None)
+    if most is None or counts[most] < LEAST_LOCKS:
         return {}
     return {most: f"{MAX_LOCKS_READ} locks on parts of files, and this session held the most"}
 

@@ -240,7 +240,8 @@ class WorkerPool:
         if job.was_stopped and _changed_nothing(job, answer):
             self._wait_again(job)
         elif error is not None:
-            _fail(job, DeadlinePassed() if job.was_killed else error)
+            is_late = job.was_killed and not job.was_stopped
+            _fail(job, DeadlinePassed() if is_late else error)
         elif not job.reply.done():
             job.reply.set_result(answer.result())
         if worker.is_slow and len(self._idle) < self._workers:
