@@ -1,7 +1,8 @@
 """Keeps room on the disk for what must always work: deletions, the database, a start, a stop.
 
 A file of some MiB, `ballast`, is given back when the disk is full, and made again when there is
-room. Before the disk is as full as that, nothing new is stored.
+room; so are the empty files in `spare_inodes`, some at a time, when no more files can be made.
+Before the disk is as full as that, nothing new is stored.
 """
 
 from __future__ import annotations
@@ -10,11 +11,17 @@ import asyncio
 import logging
 import os
 import threading
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 from era_kernels.errors import InsufficientStorage
 from era_kernels.models import default_disk_reserve, format_size
+from era_kernels.safe_fs.free_space import free_and_total
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +29,10 @@ MAX_BALLAST = 8 * 1024 * 1024  # bytes
 BALLAST_SHARE = 16  # it takes at most this part of a small disk
 FULL = 1024 * 1024  # bytes of free space below which the ballast is given back
 INTERVAL = 0.25  # seconds between two looks at the disk
+SPARE_INODES = "spare_inodes"  # their directory
+MAX_SPARE_INODES = 256
+SPARE_SHARE = 16  # they are at most this part of a small disk's inodes
+FEW_INODES = 16  # free ones, below which so many more are given back at each look
 
 
 class DiskRoom:
@@ -31,6 +42,7 @@ class DiskRoom:
         """`reserve`: bytes to be kept free; None for what `default_disk_reserve` says."""
         self._path = directory / "ballast"
         self._directory = directory
+        self._spare_inodes = _SpareInodes(directory / SPARE_INODES)
         self._reserve = reserve
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
@@ -44,7 +56,7 @@ class DiskRoom:
     def check(self) -> None:
         """Raises InsufficientStorage when there is less free space than the reserve."""
         try:
-            free, total = self._space()
+            free, total = free_and_total(os.statvfs(self._directory))
         except OSError:  # what is to be written will tell
             return
         reserve = default_disk_reserve(total) if self._reserve is None else self._reserve
@@ -58,7 +70,9 @@ class DiskRoom:
     def adjust(self) -> None:
         """Gives the ballast back, or makes it again, by the free space that there is (blocking)."""
         with suppress(OSError):
-            free, total = self._space()
+            status = os.statvfs(self._directory)
+            self._spare_inodes.adjust(status)
+            free, total = status.f_bavail * status.f_frsize, status.f_blocks * status.f_frsize
             size = min(MAX_BALLAST, total // BALLAST_SHARE)
             if free < FULL:
                 self._path.unlink()
@@ -75,10 +89,6 @@ class DiskRoom:
     def _run(self) -> None:
         while not self._stopping.wait(INTERVAL):
             self.adjust()
-
-    def _space(self) -> tuple[int, int]:
-        status = os.statvfs(self._directory)
-        return status.f_bavail * status.f_frsize, status.f_blocks * status.f_frsize
 
     def _size(self) -> int:
         """Returns the bytes of the ballast; 0 when there is none, or its making was cut short."""
@@ -97,6 +107,56 @@ class DiskRoom:
             raise
         finally:
             os.close(descriptor)
+
+
+class _SpareInodes:
+    """Empty files in a directory, each of which keeps an inode."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._is_whole = False
+
+    def adjust(self, status: os.statvfs_result) -> None:
+        """Gives some back when hardly any is free, makes all again when many are. Raises OSError.
+
+        Few at a time: who takes all that he can get is to be ended before none is left.
+        """
+        count = min(MAX_SPARE_INODES, status.f_files // SPARE_SHARE)
+        if count and status.f_favail < FEW_INODES:
+            self._give_back()
+        elif not self._is_whole and status.f_favail > 3 * count + FEW_INODES:
+            self._make(count)
+
+    def _give_back(self) -> None:
+        self._is_whole = False
+        with os.scandir(self._directory) as entries:
+            spare = [Path(entry.path) for entry in islice(entries, FEW_INODES)]
+        for path in spare:
+            path.unlink(missing_ok=True)
+        if spare:
+            log.warning("hardly an inode is free: some were given back", extra={"gave": len(spare)})
+
+    def _make(self, count: int) -> None:
+        self._directory.mkdir(mode=0o700, exist_ok=True)
+        for number in range(count):
+            (self._directory / str(number)).touch(mode=0o600)
+        self._is_whole = True
+
+
+async def write_with_room(
+    write: Callable[[], Awaitable[T]], make_room: Callable[[], None] | None
+) -> T:
+    """Writes; on a full disk once more when `make_room` has given back what is kept for that.
+
+    Raises what `write` does, InsufficientStorage also where None makes room.
+    """
+    try:
+        return await write()
+    except InsufficientStorage:
+        if make_room is None:
+            raise
+    await asyncio.to_thread(make_room)
+    return await write()
 
 
 def always_room() -> None:

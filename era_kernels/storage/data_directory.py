@@ -8,13 +8,14 @@ from pathlib import Path
 
 from era_kernels.errors import StartError
 from era_kernels.storage import lost_and_found
+from era_kernels.storage.ballast import SPARE_INODES
 from era_kernels.storage.error_mapping import full_disk_error
 from era_kernels.storage.new_data_directory import NewDataDirectory
 
 # What a data directory may hold. On a file system of its own it has the lost+found of fsck(8).
 OWN_NAMES = frozenset(
     {
-        "lock", "unlink.lock", "secret", "secret.new", "ballast",
+        "lock", "unlink.lock", "secret", "secret.new", "ballast", SPARE_INODES,
         "era.db", "era.db-wal", "era.db-shm", "era.db-journal",
         "sessions", "incoming", "d1", "r2", "environments", lost_and_found.DIRECTORY,
     }

@@ -10,8 +10,9 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import TypeVar
 
-from era_kernels.errors import InsufficientStorage, StartError, StorageFailed
+from era_kernels.errors import StartError, StorageFailed
 from era_kernels.storage import sqlite_utils_import
+from era_kernels.storage.ballast import write_with_room
 from era_kernels.storage.error_mapping import FOREIGN_ERRORS, full_disk_error
 from era_kernels.storage.group_commit import GroupCommitWriter, TransactionReport
 from era_kernels.storage.sqlite_utils_import import Migrations
@@ -79,13 +80,7 @@ class Database:
         the writer's thread, also when the caller is cancelled. Raises StorageFailed,
         InsufficientStorage.
         """
-        try:
-            return await self._writer.write(function)
-        except InsufficientStorage:
-            if self._make_room is None:
-                raise
-            await asyncio.to_thread(self._make_room)
-        return await self._writer.write(function)
+        return await write_with_room(lambda: self._writer.write(function), self._make_room)
 
     def write_soon(
         self, function: SqlFunction[T], on_committed: Callable[[T], object] | None = None

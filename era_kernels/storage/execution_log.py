@@ -14,6 +14,7 @@ from era_kernels.concurrency.cooperative import YIELD_SECONDS, Stepwise, run_in_
 from era_kernels.errors import ExecutionNotFound, StorageFailed
 from era_kernels.models import Event, Execution, IdempotencyKey, LoggedEvent, now
 from era_kernels.storage import executions_table, log_recovery
+from era_kernels.storage.ballast import write_with_room
 from era_kernels.storage.database import Database
 from era_kernels.storage.execution_rows import ExecutionRows
 from era_kernels.storage.log_format import (
@@ -124,8 +125,12 @@ class ExecutionStore:
     until those rows are written.
     """
 
-    def __init__(self, database: Database, sessions: Path) -> None:
+    def __init__(
+        self, database: Database, sessions: Path, make_room: Callable[[], None] | None = None
+    ) -> None:
+        """`make_room` is called on a full disk, before a new log is tried once more."""
         self._database = database
+        self._make_room = make_room
         self._sessions = sessions
         self._threads = LogThreads()
         self._rows = ExecutionRows(database)
@@ -145,7 +150,9 @@ class ExecutionStore:
         """
         path = self._path(directory, execution.id)
         header = LogHeader(execution.code, language, execution.created_at)
-        file, header_size = await self._threads.appenders.run(_create, path, header)
+        file, header_size = await write_with_room(
+            lambda: self._threads.appenders.run(_create, path, header), self._make_room
+        )
         if idempotency is not None:
             await self._insert_with_key(execution, directory, idempotency, path, file)
         elif is_indexed:

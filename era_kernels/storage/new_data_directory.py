@@ -7,6 +7,8 @@ import stat
 from contextlib import suppress
 from pathlib import Path
 
+from era_kernels.storage.ballast import MAX_SPARE_INODES, SPARE_INODES
+
 # What a start makes, the content of a directory before it. A directory that is not empty stays.
 _MADE_FILES = (
     "era.db-wal",
@@ -17,8 +19,17 @@ _MADE_FILES = (
     "unlink.lock",
     "lock",
     "ballast",
+    *(f"{SPARE_INODES}/{number}" for number in range(MAX_SPARE_INODES)),
 )
-_MADE_DIRECTORIES = ("r2/incoming", "r2/unfinished", "r2", "incoming", "sessions", "d1")
+_MADE_DIRECTORIES = (
+    SPARE_INODES,
+    "r2/incoming",
+    "r2/unfinished",
+    "r2",
+    "incoming",
+    "sessions",
+    "d1",
+)
 
 
 class NewDataDirectory:
@@ -79,7 +90,7 @@ class NewDataDirectory:
         former = self._former_names
         if former is None:
             return sorted(self._made_names)
-        is_new = [name for name in _MADE_FILES if name not in former]
+        is_new = [name for name in _MADE_FILES if name.partition("/")[0] not in former]
         if "era.db" in former:  # the last writes of an older database may be there
             is_new = [name for name in is_new if not name.startswith("era.db")]
         return is_new

@@ -57,6 +57,29 @@ def test_ballast_comes_and_goes(disk: Path) -> None:
     assert ballast.stat().st_size == 4 * MIB
 
 
+def test_spare_inodes_come_and_go(tmp_path: Path) -> None:
+    """Some are given back when hardly one is free, all are made again when many are."""
+    with small_disk(tmp_path, "64M,nr_inodes=1600") as disk:
+        room, spare = DiskRoom(disk), disk / "spare_inodes"
+        room.adjust()
+        assert len(list(spare.iterdir())) == 100
+        with pytest.raises(OSError, match="No space"):
+            for number in range(1600):
+                (disk / f"file{number}").touch()
+        with pytest.raises(InsufficientStorage, match="disk_reserve"):
+            DiskRoom(disk, reserve=MIB).check()
+        for left in (84, 68, 52):
+            room.adjust()
+            assert len(list(spare.iterdir())) == left
+            for number in range(16):
+                (disk / f"file{left}-{number}").touch()
+        for file in disk.glob("file*"):
+            file.unlink()
+        room.adjust()
+        assert len(list(spare.iterdir())) == 100
+        DiskRoom(disk, reserve=MIB).check()
+
+
 async def test_it_is_looked_after(disk: Path) -> None:
     """From the opening on, until it is closed; twice is fine."""
     room = DiskRoom(disk)

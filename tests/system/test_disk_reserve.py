@@ -25,6 +25,19 @@ for n in range(100000):
     except OSError: pass
 """
 
+# Takes inodes without end, which need next to no bytes.
+INODES = """
+import os
+files = []
+os.fork()
+os.fork()
+os.fork()
+while True:
+    name = f"{{os.getpid()}}.{{len(files)}}"
+    try: files.append({call})
+    except OSError: pass
+"""
+
 
 @pytest.fixture
 def launcher(tmp_path: Path) -> Iterator[Launcher]:
@@ -78,6 +91,24 @@ def test_the_fastest_is_ended(launcher: Launcher) -> None:
     client.http.put(f"{others[0].path}/files/f", content=b"x").raise_for_status()
     for session in others:
         check(session.run("print(1)"), stdout="1\n", started_from="live")
+
+
+@pytest.mark.parametrize(
+    "call",
+    ["open(name, 'w').close()", "os.mkdir(name)", "os.symlink('x' * 50, name)", "os.mkfifo(name)",
+     "os.open('.', os.O_TMPFILE | os.O_RDWR)"],
+)  # fmt: skip
+def test_who_takes_all_inodes_is_ended(tmp_path: Path, call: str) -> None:
+    """A disk has room for so many files: who takes it in its first moment ends, others go on."""
+    with launcher_on_disk(tmp_path, f"{DISK}M,nr_inodes=6000") as launcher:
+        client = launcher.start("--disk-reserve", "128M").connect()
+        other, greedy = client.session("python"), client.session("python")
+        check(other.run("print(1)"), stdout="1\n")
+        answer = greedy.run(INODES.format(call=call))
+        assert "disk nearly full: less than 128 MiB" in answer["cause"], answer
+        check(other.run("print(1)"), stdout="1\n", started_from="live")
+        assert client.http.delete(greedy.path).status_code == 200
+        client.http.put(f"{other.path}/files/f", content=b"x").raise_for_status()
 
 
 def test_full_disk(launcher: Launcher) -> None:

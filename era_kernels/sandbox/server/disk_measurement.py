@@ -9,11 +9,7 @@ from era_kernels.safe_fs.usage import running_totals
 from era_kernels.sandbox.server.disk_reserve import ReserveBreach
 from era_kernels.sandbox.server.nameless_files import NamelessFiles
 from era_kernels.sandbox.server.process_tree import ProcStat
-from era_kernels.sandbox.server.session_disk import (
-    MAX_EXCESS_AT_START,
-    Measured,
-    SessionDisk,
-)
+from era_kernels.sandbox.server.session_disk import MAX_EXCESS_AT_START, SessionDisk
 
 MAX_STOP_SECONDS = 0.5  # seconds after which it is measured although some do not stand still
 # Seconds after which a session that stands still goes on for so many: others wait for its answers.
@@ -104,7 +100,8 @@ class DiskMeasurement:
                 self.excess = quota.excess_message
                 return
             total, headroom = total + size, min(headroom, self.session.allowed(quota) - size)
-        self._conclude(self.session.measured_now(total, headroom, self._seconds - began))
+        self.session.end_measurement(total, headroom, self._seconds - began)
+        self._judge_growth(is_first=is_first)
 
     def _step(self) -> Generator[None]:
         """Ends a step; has the session go on for a moment when it has stood still for long."""
@@ -135,14 +132,11 @@ class DiskMeasurement:
         # The init is the server's own: it goes on, and holds no files.
         return [one for one in self._find_processes() if one.pid != self.session.init]
 
-    def _conclude(self, measured: Measured) -> None:
-        before = self.session.measured
-        self.session.measured = measured
-        if self._breach is None or before is None:
-            self.is_unsure = self._breach is not None
+    def _judge_growth(self, *, is_first: bool) -> None:
+        if self._breach is None:
             return
-        growth, least = measured.total - before.total, self._breach.min_growth
-        if growth - self.session.old_growth(before) >= least:
+        sure, unsure = self.session.growth.found_lately()
+        if sure >= self._breach.min_growth:
             self.excess = self._breach.message
         else:
-            self.is_unsure = growth >= least
+            self.is_unsure = is_first or unsure >= self._breach.min_growth

@@ -124,7 +124,9 @@ class DiskMonitor:
         session.devices = self.space.add(directories)
         session.workspace_device = next(iter(self.space.add(session.quotas[0].roots)), 0)
         self.space.look()
-        session.begin_measurement(self.space.taken, is_still=True)  # no code has run yet
+        session.growth.note_standstill(self.space.taken)  # no code has run yet
+        session.pending_measurements -= 1
+        self._begin(session)
         self._next_look = min(self._next_look, time.monotonic() + REST_LOOK)
 
     def _look_at_sessions(self, sessions: Sequence[SessionDisk], shrunk: int, now: float) -> None:

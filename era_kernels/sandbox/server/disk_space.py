@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from era_kernels.safe_fs.free_space import free_and_total
 from era_kernels.safe_fs.usage import MIN_ENTRY_BYTES
 
 
@@ -17,7 +18,7 @@ class FileSystem:
 
     device: int
     directory: str
-    free: int = 0  # bytes that sessions may still take
+    free: int = 0  # bytes that sessions may still take; free inodes count as their share of all
     total: int = 0  # bytes
     _blocks: int | None = None  # free bytes at the last look
     _inodes: int = 0
@@ -37,8 +38,7 @@ class FileSystem:
             entries = max(0, self._inodes - inodes) * MIN_ENTRY_BYTES
             taken = max(0, self._blocks - blocks) + entries
         self._blocks, self._inodes = blocks, inodes
-        self.free = status.f_bavail * status.f_frsize
-        self.total = status.f_blocks * status.f_frsize
+        self.free, self.total = free_and_total(status)
         return taken
 
 

@@ -73,7 +73,8 @@ class DiskGrowth:
         self._counts: dict[tuple[int, int], tuple[int, int]] = {}  # by pid and start time
         self._at_standstill = (0, 0)  # the total, and the disk's `taken`, when all stood still
         self._last_look = 0.0
-        self._looks: deque[tuple[float, int]] = deque()  # when, and the total then
+        self._looks = deque([(0.0, 0)])  # when, and the total then
+        self._measured: deque[Measured] = deque()  # of those before WINDOW_SECONDS only the last
 
     def read_written(self, processes: Collection[ProcStat]) -> int | None:
         """Returns how much the processes wrote since the last call; None when they did nothing.
@@ -119,10 +120,29 @@ class DiskGrowth:
         total_then, taken_then = self._at_standstill
         return self.total - total_then >= size and taken - taken_then >= size // 2
 
+    def note_measured(self, measured: Measured) -> None:
+        """Notes what a measurement found."""
+        while len(self._measured) > 1 and self._measured[1].grown <= self._total_before:
+            self._measured.popleft()
+        self._measured.append(measured)
+
+    def found_lately(self) -> tuple[int, int]:
+        """Returns how many bytes more the last measurement found than those before it.
+
+        First those that came in the last WINDOW_SECONDS, then those of which some may be older.
+        More than one is compared with: all can come in the moment before one of them.
+        """
+        sure = unsure = 0
+        for one in self._measured:
+            grown = self._measured[-1].total - one.total
+            sure = max(sure, grown - max(0, self._total_before - one.grown))
+            unsure = max(unsure, grown)
+        return sure, unsure
+
     @property
-    def total_before(self) -> int:
+    def _total_before(self) -> int:
         """What `total` was some WINDOW_SECONDS before the last look."""
-        return self._looks[0][1] if self._looks else 0
+        return self._looks[0][1]
 
 
 class SessionDisk:
@@ -202,13 +222,10 @@ class SessionDisk:
             self.growth.note_standstill(taken)
         self.growth.was_active = False
 
-    def measured_now(self, total: int, headroom: int, seconds: float) -> Measured:
-        """Returns what the measurement that has begun found."""
-        return Measured(total, headroom, seconds, self._at_measurement[0])
-
-    def old_growth(self, before: Measured) -> int:
-        """Returns how much of the growth since a measurement may be older than WINDOW_SECONDS."""
-        return max(0, self.growth.total_before - before.grown)
+    def end_measurement(self, total: int, headroom: int, seconds: float) -> None:
+        """Notes what the measurement that has begun found."""
+        self.measured = Measured(total, headroom, seconds, self._at_measurement[0])
+        self.growth.note_measured(self.measured)
 
 
 def _read_io(pid: int) -> tuple[int, int]:

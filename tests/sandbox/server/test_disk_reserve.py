@@ -78,3 +78,15 @@ def test_what_is_taken_adds_up(tmp_path: Path) -> None:
             (disk / "a" / str(number)).touch()
         space.look()
         assert space.taken - before == 16 * 4096
+
+
+def test_free_inodes_count_as_their_share(tmp_path: Path) -> None:
+    """Where a quarter of the inodes is free, a quarter of the bytes is at most."""
+    with small_disk(tmp_path, "16M,nr_inodes=1000") as disk:
+        space = DiskSpace()
+        space.add([disk])
+        for number in range(750):
+            (disk / str(number)).touch()
+        space.look()
+        (found,) = space.file_systems.values()
+        assert 3 * MIB < found.free <= 4 * MIB

@@ -65,7 +65,7 @@ def test_who_ends_hides_nothing(tmp_path: Path) -> None:
     assert 2 * MIB <= written < 3 * MIB
 
 
-def test_recent_growth_fades() -> None:
+def test_what_was_found_lately_fades() -> None:
     """What was written long ago is forgotten, what was written in all is not."""
     growth = DiskGrowth()
     growth.add(8 * MIB, 100)
@@ -91,6 +91,28 @@ def test_when_it_is_measured(tmp_path: Path, measured: Measured | None, expected
     session = SessionDisk(1, workspace_quotas(tmp_path, [], 64 * MIB))
     session.measured = measured
     assert session.max_growth == expected * MIB
+
+
+def test_what_was_found_lately(tmp_path: Path) -> None:
+    """It counts from a measurement that is older than the moment of a burst, not from the last."""
+    session = SessionDisk(1, workspace_quotas(tmp_path, [], 64 * MIB))
+    assert session.growth.found_lately() == (0, 0)
+
+    def measure(total: int) -> tuple[int, int]:
+        session.begin_measurement(0, is_still=False)
+        session.end_measurement(total * MIB, 0, 0)
+        return session.growth.found_lately()
+
+    assert measure(0) == (0, 0)
+    session.growth.add(8 * MIB, 100)
+    assert measure(8) == (8 * MIB, 8 * MIB)
+    assert measure(8) == (8 * MIB, 8 * MIB)
+    session.growth.add(MIB, 101)
+    assert measure(9) == (9 * MIB, 9 * MIB)
+    session.growth.add(0, 102.5)
+    assert measure(9) == (MIB, MIB)  # the rest is older
+    session.growth.add(0, 104)
+    assert measure(9) == (0, 0)
 
 
 def test_what_is_measured_is_not_counted_again(tmp_path: Path) -> None:
