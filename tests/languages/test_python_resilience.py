@@ -167,6 +167,18 @@ SIGNALS = {
         ),
         "SIGUSR1\n",
     ),
+    "threads that nobody started": Row(
+        (
+            (
+                "import glob, os\nmasks = [line.split()[1]"
+                " for task in glob.glob('/proc/self/task/*') if int(task[16:]) != os.getpid()"
+                " for line in open(task + '/status')"
+                " if line.startswith('SigBlk')]"
+            ),
+            "print(len(masks) > 3, {int(mask, 16) >> 9 & 1 for mask in masks})",
+        ),
+        "True {1}\n",
+    ),
     "a handler that is told": Row(
         (
             "import signal\ndef h(*a): pass\nsignal.signal(signal.SIGUSR1, h);",

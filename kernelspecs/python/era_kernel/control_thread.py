@@ -8,8 +8,7 @@ user's program, and never cuts a message in two.
 
 from __future__ import annotations
 
-from _signal import SIG_BLOCK, pthread_sigmask, valid_signals
-from _thread import allocate_lock, get_ident, start_new_thread
+from _thread import allocate_lock, get_ident
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -21,6 +20,7 @@ from jupyter_client.session import Session
 
 from era_kernel.kernel_sockets import KernelSockets
 from era_kernel.raw_sockets import Parts, descriptor, has_message, receive_parts, send_parts
+from era_kernel.signal_masks import start_kernel_thread
 from era_kernel.standard_requests import STATIC_REQUESTS
 from era_kernel.tracebacks import log_fault
 
@@ -75,8 +75,7 @@ class ControlServer:
         self._handlers |= handlers
         self._on_other_request = on_other_request
         self._ended_lock.acquire()
-        # Not a threading.Thread: user code that counts or lists threads must not see it.
-        self._thread_id = start_new_thread(self._serve, ())
+        self._thread_id = start_kernel_thread(self._serve)
 
     def close(self) -> None:
         """Sends what is queued and ends the thread; the sockets are the caller's again."""
@@ -131,8 +130,6 @@ class ControlServer:
         eventfd_write(self._wake_fd, 1)
 
     def _serve(self) -> None:
-        # Signals are for the main thread: only there Python's handlers run.
-        pthread_sigmask(SIG_BLOCK, valid_signals())
         waiting = poll()
         for source in (descriptor(self._control), descriptor(self._stdin), self._wake_fd):
             waiting.register(source, POLLIN)

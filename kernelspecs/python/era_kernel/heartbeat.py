@@ -7,14 +7,15 @@ is opened and no thread started.
 
 from __future__ import annotations
 
-from _signal import SIG_BLOCK, pthread_sigmask, valid_signals
-from _thread import allocate_lock, start_new_thread
+from _thread import allocate_lock
 from collections.abc import Mapping
 from errno import EINTR
 from os import getpid
 from typing import Any
 
 from zmq import ROUTER, Context, Socket, ZMQError, proxy
+
+from era_kernel.signal_masks import start_kernel_thread
 
 
 def address(connection: Mapping[str, Any], port: object) -> str:
@@ -38,8 +39,7 @@ class Heartbeat:
         socket = self._context.socket(ROUTER)
         socket.bind(address(connection, port))
         self._ended_lock.acquire()
-        # Not a threading.Thread: user code that counts or lists threads must not see it.
-        start_new_thread(self._echo, (socket,))
+        start_kernel_thread(self._echo, socket)
 
     def close(self) -> None:
         """Ends the thread and frees the socket's address; does nothing in a forked child."""
@@ -49,7 +49,6 @@ class Heartbeat:
             self._ended_lock.acquire()
 
     def _echo(self, socket: Socket[bytes]) -> None:
-        pthread_sigmask(SIG_BLOCK, valid_signals())  # Python's handlers run in the main thread
         is_open = True
         while is_open:
             try:

@@ -16,6 +16,7 @@ import zmq
 
 from era_kernel.heartbeat import Heartbeat, address
 from era_kernel.raw_sockets import Socket
+from era_kernel.signal_masks import signals_blocked, start_kernel_thread
 
 UNREAD_TIMEOUT = 10.0  # seconds for which a client may read nothing of the last messages
 POLL_INTERVAL = 0.002  # seconds between two checks whether it did
@@ -29,11 +30,12 @@ class KernelSockets:
 
     def __init__(self, connection: Mapping[str, Any]) -> None:
         self._context: zmq.Context[Socket] = zmq.Context()
-        self.iopub = self._open(connection, zmq.XPUB, "iopub")
-        self.shell = self._open(connection, zmq.ROUTER, "shell")
-        self.control = self._open(connection, zmq.ROUTER, "control")
-        self.stdin = self._open(connection, zmq.ROUTER, "stdin")
-        self._heartbeat = Heartbeat(connection)
+        with signals_blocked():  # libzmq starts its threads with the first socket
+            self.iopub = self._open(connection, zmq.XPUB, "iopub")
+            self.shell = self._open(connection, zmq.ROUTER, "shell")
+            self.control = self._open(connection, zmq.ROUTER, "control")
+            self.stdin = self._open(connection, zmq.ROUTER, "stdin")
+            self._heartbeat = Heartbeat(connection)
 
     def close(self) -> None:
         """Closes the sockets, when the client has read what was sent or has stopped reading.
@@ -45,7 +47,7 @@ class KernelSockets:
         connections = _connections(self.iopub)
         closed = _thread.allocate_lock()
         closed.acquire()
-        _thread.start_new_thread(self._destroy_context, (closed,))
+        start_kernel_thread(self._destroy_context, closed)
         unread, since = -1, time.monotonic()
         while (unread or closed.locked()) and time.monotonic() - since < UNREAD_TIMEOUT:
             time.sleep(POLL_INTERVAL)

@@ -15,8 +15,7 @@ earlier run writes is known as such.
 from __future__ import annotations
 
 import os
-from _signal import SIG_BLOCK, pthread_sigmask, valid_signals
-from _thread import allocate_lock, get_ident, start_new_thread
+from _thread import allocate_lock, get_ident
 from collections import deque
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -33,6 +32,7 @@ from era_kernel.fd_capture import CapturedPipes, StreamBytes
 from era_kernel.rate_limits import FlushBudget, TokenBucket
 from era_kernel.raw_sockets import Socket, descriptor, has_message, receive_parts, send_parts
 from era_kernel.run_context import OutputStream, RunContext
+from era_kernel.signal_masks import start_kernel_thread
 from era_kernel.tracebacks import log_fault
 
 FENCE_MIME = "application/vnd.era.fence+json"
@@ -99,8 +99,7 @@ class OutputPublisher:
     def start(self) -> None:
         self._pipes.watch(self._wake_fd, descriptor(self._socket))
         self._ended_lock.acquire()
-        # Not a threading.Thread: user code that counts or lists threads must not see it.
-        start_new_thread(self._serve, ())
+        start_kernel_thread(self._serve)
 
     def write(self, name: str, data: bytes) -> None:
         """Queues what a program wrote to its stdout or stderr."""
@@ -192,8 +191,6 @@ class OutputPublisher:
     # ------------------------------------------------------------ called by the sending thread
 
     def _serve(self) -> None:
-        # Signals are for the main thread: only there Python's handlers run.
-        pthread_sigmask(SIG_BLOCK, valid_signals())
         # Objects may be destroyed here, and their destructors are the user's code.
         self._pipes.lock_holders.add(get_ident())
         pending = _PendingTexts()
