@@ -10,10 +10,10 @@ from era_kernels.limits_from_settings import d1_limits
 from era_kernels.models import StorageQuotas
 from era_kernels.services.metrics import Metrics
 from era_kernels.settings import Settings
-from era_kernels.storage.ballast import DiskRoom
 from era_kernels.storage.d1.store import D1Store
 from era_kernels.storage.data_directory import DataDirectory
 from era_kernels.storage.database import Database
+from era_kernels.storage.disk_room import DiskRoom
 from era_kernels.storage.execution_log import ExecutionStore
 from era_kernels.storage.files import FileStore
 from era_kernels.storage.kv import KVStore

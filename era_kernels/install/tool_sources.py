@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from era_kernels.install.durable_files import remove_tree
 from era_kernels.install.environment_variables import SYSTEM_PATH, pip_environment, step_environment
 from era_kernels.install.failures import DAMAGED, InstallFailed, find_cause
-from era_kernels.install.files import remove_tree
 from era_kernels.install.part_runner import PartRunner
 from era_kernels.toolchains.manifest import Tool
 

@@ -12,9 +12,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from era_kernels.install.durable_files import remove_tree, sync_file_system, write_durably
 from era_kernels.install.environment_variables import step_environment
 from era_kernels.install.failures import InstallFailed
-from era_kernels.install.files import remove_tree, sync_file_system, write_durably
 from era_kernels.install.part_runner import PartRunner
 from era_kernels.install.processes import CommandRunner
 from era_kernels.install.progress import Progress

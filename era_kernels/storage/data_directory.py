@@ -8,7 +8,7 @@ from pathlib import Path
 
 from era_kernels.errors import StartError
 from era_kernels.storage import lost_and_found
-from era_kernels.storage.ballast import SPARE_INODES
+from era_kernels.storage.disk_room import SPARE_INODES
 from era_kernels.storage.error_mapping import full_disk_error
 from era_kernels.storage.new_data_directory import NewDataDirectory
 

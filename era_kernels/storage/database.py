@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from era_kernels.errors import StartError, StorageFailed
 from era_kernels.storage import sqlite_utils_import
-from era_kernels.storage.ballast import write_with_room
+from era_kernels.storage.disk_room import write_with_room
 from era_kernels.storage.error_mapping import FOREIGN_ERRORS, full_disk_error
 from era_kernels.storage.group_commit import GroupCommitWriter, TransactionReport
 from era_kernels.storage.sqlite_utils_import import Migrations

@@ -14,8 +14,8 @@ from era_kernels.concurrency.cooperative import YIELD_SECONDS, Stepwise, run_in_
 from era_kernels.errors import ExecutionNotFound, StorageFailed
 from era_kernels.models import Event, Execution, IdempotencyKey, LoggedEvent, now
 from era_kernels.storage import executions_table, log_recovery
-from era_kernels.storage.ballast import write_with_room
 from era_kernels.storage.database import Database
+from era_kernels.storage.disk_room import write_with_room
 from era_kernels.storage.execution_rows import ExecutionRows
 from era_kernels.storage.log_format import (
     LineInfo,

@@ -21,7 +21,7 @@ from era_kernels.safe_fs.openat import (
 )
 from era_kernels.safe_fs.tree import closing_fd, ensure_directory, walk
 from era_kernels.storage import content_types, uploads
-from era_kernels.storage.ballast import always_room
+from era_kernels.storage.disk_room import always_room
 from era_kernels.storage.file_listing import MAX_ENTRIES, FileChange, time_from_mtime
 from era_kernels.storage.file_ownership import chown_like, chown_path_like
 from era_kernels.storage.open_file import FileStatus, OpenFile

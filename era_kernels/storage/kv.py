@@ -15,8 +15,8 @@ from era_kernels.concurrency.batched_calls import BatchedCalls
 from era_kernels.errors import KeyNotFound, QuotaExceeded, TooLarge
 from era_kernels.json_incremental import LARGE_BYTES, estimate_size
 from era_kernels.models import JsonObject, ResourceType, StorageQuotas, format_size, now
-from era_kernels.storage.ballast import always_room
 from era_kernels.storage.database import Database
+from era_kernels.storage.disk_room import always_room
 from era_kernels.storage.key_ranges import cursor_from_key, key_from_cursor, prefix_end
 from era_kernels.storage.kv_expiry import ExpirySweeper, delete_expired
 from era_kernels.storage.sql_values import time_to_text

@@ -7,7 +7,7 @@ import stat
 from contextlib import suppress
 from pathlib import Path
 
-from era_kernels.storage.ballast import MAX_SPARE_INODES, SPARE_INODES
+from era_kernels.storage.disk_room import MAX_SPARE_INODES, SPARE_INODES
 
 # What a start makes, the content of a directory before it. A directory that is not empty stays.
 _MADE_FILES = (

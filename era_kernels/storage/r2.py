@@ -25,9 +25,9 @@ from era_kernels.errors import (
 )
 from era_kernels.models import StorageQuotas, format_size, now
 from era_kernels.storage import pending_removals, r2_table, uploads
-from era_kernels.storage.ballast import always_room
 from era_kernels.storage.blobs import FOLDERS, BlobDirectory
 from era_kernels.storage.database import Database
+from era_kernels.storage.disk_room import always_room
 from era_kernels.storage.open_file import OpenFile
 from era_kernels.storage.pending_removals import PendingRemovals
 from era_kernels.storage.r2_table import Precondition, StoredObject, unconditional

@@ -10,8 +10,8 @@ from functools import partial
 
 from era_kernels.errors import SessionNotFound
 from era_kernels.models import Session, now
-from era_kernels.storage.ballast import always_room
 from era_kernels.storage.database import Database
+from era_kernels.storage.disk_room import always_room
 from era_kernels.storage.sql_values import time_from_text, time_to_text
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from era_kernels.storage import content_types
-from era_kernels.storage.ballast import always_room
+from era_kernels.storage.disk_room import always_room
 from era_kernels.storage.threads import SerialExecutor, StorageThreads
 from era_kernels.storage.writing import write_all
 

@@ -26,7 +26,7 @@ from era_kernels.safe_fs.trash import PATIENCE, Trash
 from era_kernels.safe_fs.tree import closing_fd, ensure_directory
 from era_kernels.storage import content_types, file_listing, lost_and_found
 from era_kernels.storage import workspace_data_file as data_files
-from era_kernels.storage.ballast import always_room
+from era_kernels.storage.disk_room import always_room
 from era_kernels.storage.file_listing import FileChange, FileListing
 from era_kernels.storage.lost_and_found import LostAndFound
 from era_kernels.storage.threads import StorageThreads

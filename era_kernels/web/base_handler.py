@@ -30,7 +30,7 @@ from era_kernels.web import base_request_models, headers, unknown_fields
 from era_kernels.web.access import Caller
 from era_kernels.web.answer_handler import AnswerHandler, error_response
 from era_kernels.web.bodies import Body
-from era_kernels.web.connections import client_of
+from era_kernels.web.connection_limit import client_of
 from era_kernels.web.context import HandlerContext as HandlerContext
 from era_kernels.web.operations import Media, Operation
 

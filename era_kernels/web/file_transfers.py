@@ -11,7 +11,7 @@ from era_kernels.errors import EraError, InvalidRequest
 from era_kernels.web import conditional, headers, ranges
 from era_kernels.web.base_handler import BaseHandler, ClientDisconnected, HandlerContext
 from era_kernels.web.conditional import Validators
-from era_kernels.web.connections import client_of
+from era_kernels.web.connection_limit import client_of
 
 if TYPE_CHECKING:
     from era_kernels.storage.open_file import FileStatus, OpenFile

@@ -12,7 +12,7 @@ from era_kernels.services.links import FILE_SECRET, unknown_link
 from era_kernels.web import sandboxed_page_cors
 from era_kernels.web.access import Caller
 from era_kernels.web.base_handler import HandlerContext
-from era_kernels.web.connections import client_of
+from era_kernels.web.connection_limit import client_of
 from era_kernels.web.files import SERVED_FILE, UPLOADED_FILE, FileHandler, PutAnswer
 from era_kernels.web.links import link_name
 from era_kernels.web.operations import Operation

@@ -40,7 +40,7 @@ from era_kernels.web.base_handler import (
     ClientDisconnected,
     HandlerContext,
 )
-from era_kernels.web.connections import client_of
+from era_kernels.web.connection_limit import client_of
 from era_kernels.web.file_transfers import CONTENT_SECURITY_POLICY, UPLOAD_TIMEOUT
 from era_kernels.web.ports import MAX_PORT, REACH_PORT
 from era_kernels.web.proxy_headers import Headers, Place, to_target

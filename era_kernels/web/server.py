@@ -22,7 +22,7 @@ from era_kernels.errors import AtCapacity, EraError, InvalidRequest, StartError
 from era_kernels.web import ambiguous_heads
 from era_kernels.web.answer_handler import SERVER, encode_error
 from era_kernels.web.base_handler import HandlerContext
-from era_kernels.web.connections import Connections, Lingering
+from era_kernels.web.connection_limit import Connections, Lingering
 from era_kernels.web.reserving_acceptor import FileReserve, ReservingAcceptor
 
 BACKLOG = 512  # connections that wait to be accepted

@@ -24,7 +24,7 @@ from era_kernels.errors import OutsideStorageScope
 from era_kernels.models import SessionListener, StorageScope
 from era_kernels.web.access import Access, Caller
 from era_kernels.web.base_handler import HandlerContext
-from era_kernels.web.connections import Lingering
+from era_kernels.web.connection_limit import Lingering
 from era_kernels.web.routes import make_storage_application
 from era_kernels.web.server import MAX_CONNECTIONS, READ_CHUNK_BYTES
 from era_kernels.web.storage_session import MAX_HEAD, SessionStream, StorageSession

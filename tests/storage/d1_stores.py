@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from era_kernels.models import StorageQuotas
-from era_kernels.storage.ballast import always_room
 from era_kernels.storage.d1.replies import D1Limits, D1Result
 from era_kernels.storage.d1.store import D1Statement, D1Store
 from era_kernels.storage.d1.worker_pool import WORKERS
 from era_kernels.storage.database import Database
+from era_kernels.storage.disk_room import always_room
 from era_kernels.storage.migrations import MIGRATIONS
 
 # SQLite looks at the clock while it counts, and does not while it searches in one value.

@@ -16,7 +16,7 @@ import pytest
 from era_kernels.errors import AtCapacity, GatewayTimeout, NotEnforceable
 from era_kernels.web import proxy
 from era_kernels.web.access import Access
-from era_kernels.web.connections import Client, client_of
+from era_kernels.web.connection_limit import Client, client_of
 from tests.waiting import wait_until
 from tests.web.fakes import LANGUAGE
 from tests.web.serving import ServerUnderTest, run_server

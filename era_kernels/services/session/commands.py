@@ -22,7 +22,7 @@ from era_kernels.services.executions.live_execution import LiveExecution
 from era_kernels.services.kernel_limiter import RETRY_AFTER_SECONDS
 from era_kernels.services.session.job import Job, JobProcess
 from era_kernels.services.session.runner import JobRunner
-from era_kernels.services.session.state import SessionState
+from era_kernels.services.session.session_values import SessionValues
 
 
 class CommandStrategy:
@@ -62,13 +62,13 @@ class Commands:
 
     def __init__(
         self,
-        state: SessionState,
+        values: SessionValues,
         context: ServiceContext,
         runner: JobRunner[ExecSubmission],
         holder: Hashable,
     ) -> None:
         """Takes `holder`, by which the session is counted against max_kernels."""
-        self._state = state
+        self._values = values
         self._context = context
         self._runner = runner
         self._holder = holder
@@ -84,11 +84,11 @@ class Commands:
         The command goes on when the caller is cancelled. Raises InvalidRequest (timeout),
         InvalidPath (cwd), QueueFull, AtCapacity, StorageFailed, SessionNotFound.
         """
-        session, limits = self._state.session, self._context.service_limits
+        session, limits = self._values.session, self._context.service_limits
         timeout = limits.timeout_of(submission, session.default_timeout)
         if submission.cwd is not None:
             await self._context.files.check_directory(session.directory, submission.cwd)
-            self._state.check_open()
+            self._values.check_open()
         if len(self) >= max(1, limits.max_queue):
             raise QueueFull(
                 f"{len(self)} programs run beside this session's queue already.",
@@ -118,9 +118,9 @@ class Commands:
 
     async def _open(self, job: Job[ExecSubmission]) -> LiveExecution:
         execution = await self._context.executions.open(
-            self._state.session,
+            self._values.session,
             job.submission.code,
-            is_indexed=self._state.is_stored,
+            is_indexed=self._values.is_stored,
             cancel_early=lambda: _cancel_starting(job),
             is_command=True,
             is_request=job.submission.is_request,

@@ -13,7 +13,7 @@ from era_kernels.kernels.machine import Machine
 from era_kernels.kernels.services_in_machine import Permissions
 from era_kernels.models import EndReason, ExitInfo
 from era_kernels.services.context import ServiceContext
-from era_kernels.services.session.state import LostVariables, SessionState
+from era_kernels.services.session.session_values import LostVariables, SessionValues
 
 RETRY_INTERVAL = 1.0  # seconds between two looks at a machine that does not end
 START_NOT_RECORDED = "the start of the kernel could not be recorded"
@@ -24,13 +24,13 @@ class MachineOpener:
 
     def __init__(
         self,
-        state: SessionState,
+        values: SessionValues,
         context: ServiceContext,
         holder: Hashable,
         lost_variables: LostVariables,
         on_ended: Callable[[], None],
     ) -> None:
-        self._state = state
+        self._values = values
         self._context = context
         self._holder = holder
         self._lost_variables = lost_variables
@@ -43,8 +43,8 @@ class MachineOpener:
 
     async def open(self, env: Mapping[str, str], with_kernel: bool) -> Machine:
         """Opens a new machine. Raises what the host raises, StorageFailed, SessionNotFound."""
-        context, session = self._context, self._state.session
-        log = context.logs.live_log(session.directory) if self._state.is_stored else None
+        context, session = self._context, self._values.session
+        log = context.logs.live_log(session.directory) if self._values.is_stored else None
         paths, limits = context.paths_for(session), context.limits_for(session)
         with context.metrics.kernel_starting(session.language) if with_kernel else nullcontext():
             machine = await context.host.open(
@@ -55,8 +55,8 @@ class MachineOpener:
                 kernel_name=session.kernel,
                 kernel=with_kernel,
                 permissions=Permissions(
-                    lambda: context.storage_scope_of(self._state.session),
-                    lambda: context.internet_access_of(self._state.session),
+                    lambda: context.storage_scope_of(self._values.session),
+                    lambda: context.internet_access_of(self._values.session),
                 ),
                 on_late_output=discard_output if log is None else log.write,
             )
@@ -73,7 +73,7 @@ class MachineOpener:
 
         Raises KernelStartFailed; the machine has ended then.
         """
-        with self._context.metrics.kernel_starting(self._state.session.language):
+        with self._context.metrics.kernel_starting(self._values.session.language):
             await machine.start_kernel(env)
         await self._record_start(machine)
 
@@ -82,7 +82,7 @@ class MachineOpener:
         try:
             # Durable before any code runs: after a crash only this number tells that variables were
             # lost, and that the files of a session that is not persistent must be removed.
-            await self._state.update(kernel_generation=self._state.session.kernel_generation + 1)
+            await self._values.update(kernel_generation=self._values.session.kernel_generation + 1)
         except SessionNotFound:  # deleting a session removes its row first
             await machine.aclose(EndReason.DELETED)
             raise
@@ -92,13 +92,13 @@ class MachineOpener:
 
     def _on_kernel_ended(self, machine: Machine, ended: asyncio.Future[ExitInfo]) -> None:
         self._lost_variables.on_kernel_ended(machine, ended.result())
-        self._context.metrics.kernel_ended(self._state.session.language, ended.result())
+        self._context.metrics.kernel_ended(self._values.session.language, ended.result())
 
     def _on_machine_ended(self, machine: Machine, ended: asyncio.Future[ExitInfo]) -> None:
         task = asyncio.create_task(self._release_when_gone(machine))
         self._releases.add(task)
-        if self._context.machines.get(self._state.session.id) is machine:
-            del self._context.machines[self._state.session.id]
+        if self._context.machines.get(self._values.session.id) is machine:
+            del self._context.machines[self._values.session.id]
         task.add_done_callback(self._releases.discard)
         self._notify_ended()
 

@@ -38,7 +38,7 @@ from era_kernels.services.executions.notices import (
 )
 from era_kernels.services.session.job import Job, JobProcess, S, Strategy
 from era_kernels.services.session.machine import SessionMachine
-from era_kernels.services.session.state import SessionState
+from era_kernels.services.session.session_values import SessionValues
 from era_kernels.services.session.workspace import SessionWorkspace
 
 log = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ class JobRunner(Generic[S]):
 
     def __init__(
         self,
-        state: SessionState,
+        values: SessionValues,
         context: ServiceContext,
         workspace: SessionWorkspace,
         session_machine: SessionMachine,
@@ -93,7 +93,7 @@ class JobRunner(Generic[S]):
         holder: Hashable,
     ) -> None:
         """Takes `holder`, by which the session is counted against max_kernels."""
-        self._state = state
+        self._values = values
         self._context = context
         self._workspace = workspace
         self._session_machine = session_machine
@@ -107,7 +107,7 @@ class JobRunner(Generic[S]):
             if execution is not None:
                 await self._run_to_end(job, execution)
         except Exception:
-            extra = {"session": self._state.session.id}
+            extra = {"session": self._values.session.id}
             log.exception("a run failed inside the server", extra=extra)
         finally:
             job.end()
@@ -153,8 +153,8 @@ class JobRunner(Generic[S]):
     async def _try_execute(
         self, job: Job[S], execution: LiveExecution, timing: Timing
     ) -> ExecutionEnd:
-        if self._state.closed_with is not None:
-            reason, closed_error = self._state.closed_with
+        if self._values.closed_with is not None:
+            reason, closed_error = self._values.closed_with
             execution.fail(closed_error)
             return session_closed(reason)
         if execution.interrupt.requested.is_set():
@@ -163,13 +163,13 @@ class JobRunner(Generic[S]):
         try:
             return await self._execute(job, execution, timing)
         except EraError as problem:
-            if self._state.closed_with is not None:
-                return session_closed(self._state.closed_with[0])
+            if self._values.closed_with is not None:
+                return session_closed(self._values.closed_with[0])
             execution.fail(problem)
             return self._failed_end()
 
     async def _execute(self, job: Job[S], execution: LiveExecution, timing: Timing) -> ExecutionEnd:
-        session, cancelled = self._state.session, execution.interrupt.requested
+        session, cancelled = self._values.session, execution.interrupt.requested
         await self._strategy.prepare(job)
         env = self._context.kernel_env(session, job.submission.base_url)
         needs_kernel, asked_at = self._strategy.needs_kernel, time.monotonic()
@@ -202,7 +202,7 @@ class JobRunner(Generic[S]):
 
         Its files are removed then, too. A failure is that of the execution.
         """
-        if self._state.session.persistent or self._state.is_deleted:
+        if self._values.session.persistent or self._values.is_deleted:
             return
         try:
             await self._session_machine.reap()
@@ -218,7 +218,7 @@ class JobRunner(Generic[S]):
         files_changed: FilesChanged = NO_FILES_CHANGED,
     ) -> None:
         """Publishes the end of an execution, even where it cannot be written to the log."""
-        session = self._state.session
+        session = self._values.session
         self._release_key(job, execution, execution.error)
         failure = error_event(end, job.timeout, execution.error)
         done = done_event(
@@ -240,7 +240,7 @@ class JobRunner(Generic[S]):
         outcome, output_bytes = metric_label(end, failure), execution.log.text_bytes
         self._context.metrics.run_ended(session.language, outcome, timing, output_bytes)
         await self._context.executions.finish(execution, done.exit_code, done.cause)
-        if self._state.is_stored and self._state.closed_with is None:
+        if self._values.is_stored and self._values.closed_with is None:
             await self._context.executions.trim(session)
 
     def _stderr_line(
@@ -250,9 +250,9 @@ class JobRunner(Generic[S]):
         says_nothing = end.exit_info is None and end.shortage is None and not end.timed_out
         if says_nothing or execution.error is not None:
             return None
-        session = self._state.session
+        session = self._values.session
         losses = LOSES_VARIABLES if session.persistent else LOSES_FILES_TOO
-        if execution.is_command or not self._state.is_stored:
+        if execution.is_command or not self._values.is_stored:
             losses = LOSES_NOTHING  # nothing of a throw-away session is kept anyway
         limits = self._context.enforced_limits(session)
         text = describe_end(end, limits, job.timeout, losses)

@@ -25,7 +25,7 @@ from era_kernels.services.session.job import Job, JobProcess
 from era_kernels.services.session.machine import SessionMachine
 from era_kernels.services.session.queue import RunQueue
 from era_kernels.services.session.runner import JobRunner
-from era_kernels.services.session.state import LostVariables, SessionState
+from era_kernels.services.session.session_values import LostVariables, SessionValues
 from era_kernels.services.session.workspace import SessionWorkspace
 
 _BUSY_HINT = "Try again when the run has ended, or let it wait: leave out if_busy."
@@ -94,7 +94,7 @@ class Runs:
 
     def __init__(
         self,
-        state: SessionState,
+        values: SessionValues,
         context: ServiceContext,
         queue: RunQueue,
         runner: JobRunner[Submission],
@@ -104,7 +104,7 @@ class Runs:
 
         What `submit` acquires in its name, `runner` releases at the end of the job.
         """
-        self._state = state
+        self._values = values
         self._context = context
         self._queue = queue
         self._runner = runner
@@ -116,7 +116,7 @@ class Runs:
         The run goes on when the caller is cancelled. Raises InvalidRequest (timeout), SessionBusy,
         QueueFull, AtCapacity, StorageFailed, SessionNotFound.
         """
-        session, limits = self._state.session, self._context.service_limits
+        session, limits = self._values.session, self._context.service_limits
         timeout = limits.timeout_of(submission, session.default_timeout)
         if submission.refuse_if_busy and self._queue.is_busy:
             raise SessionBusy("The session is busy.", hint=_BUSY_HINT, id=session.id)
@@ -128,9 +128,9 @@ class Runs:
 
     async def _open(self, job: Job[Submission]) -> LiveExecution:
         execution = await self._context.executions.open(
-            self._state.session,
+            self._values.session,
             job.submission.code,
-            is_indexed=self._state.is_stored,
+            is_indexed=self._values.is_stored,
             idempotency=job.submission.idempotency,
             cancel_early=lambda: self._cancel_queued(job),
         )
@@ -149,5 +149,5 @@ class Runs:
 
     async def _cancel_queued(self, job: Job[Submission]) -> None:
         """Cancels a run that waits, unless the end of the session cancels it already."""
-        if self._state.closed_with is None and job.execution and self._queue.remove(job):
+        if self._values.closed_with is None and job.execution and self._queue.remove(job):
             await self._runner.finish_cancelled(job, job.execution)

@@ -23,7 +23,7 @@ from era_kernels.services.session.machine_opener import MachineOpener
 from era_kernels.services.session.queue import RunQueue
 from era_kernels.services.session.runner import JobRunner
 from era_kernels.services.session.runs import KernelStrategy, Runs
-from era_kernels.services.session.state import LostVariables, SessionState
+from era_kernels.services.session.session_values import LostVariables, SessionValues
 from era_kernels.services.session.workspace import SessionWorkspace
 from era_kernels.storage.workspaces import FileChange
 
@@ -36,27 +36,27 @@ class LiveSession:
     def __init__(
         self, session: Session, context: ServiceContext, *, is_stored: bool = True
     ) -> None:
-        self._state = SessionState(session, context.store, is_stored=is_stored)
+        self._values = SessionValues(session, context.store, is_stored=is_stored)
         self._context = context
         self._borrow_count = 0
-        self._workspace = SessionWorkspace(self._state, context.workspaces)
-        lost_variables = LostVariables(self._state)
-        opener = MachineOpener(self._state, context, self, lost_variables, self._on_machine_ended)
+        self._workspace = SessionWorkspace(self._values, context.workspaces)
+        lost_variables = LostVariables(self._values)
+        opener = MachineOpener(self._values, context, self, lost_variables, self._on_machine_ended)
         self._session_machine = SessionMachine(opener, self._clear_files)
         self._queue = RunQueue(context.service_limits.max_queue, self._reap)
         on_kernel = KernelStrategy(self._workspace, self._session_machine, lost_variables)
-        self._runs = Runs(self._state, context, self._queue, self._make_runner(on_kernel), self)
+        self._runs = Runs(self._values, context, self._queue, self._make_runner(on_kernel), self)
         beside_kernel = self._make_runner(CommandStrategy())
-        self._commands = Commands(self._state, context, beside_kernel, self)
+        self._commands = Commands(self._values, context, beside_kernel, self)
 
     def _make_runner(self, strategy: Strategy[S]) -> JobRunner[S]:
-        parts = (self._state, self._context, self._workspace, self._session_machine)
+        parts = (self._values, self._context, self._workspace, self._session_machine)
         return JobRunner(*parts, strategy, holder=self)
 
     @property
     def session(self) -> Session:
         """The session's present values."""
-        return self._state.session
+        return self._values.session
 
     @property
     def status(self) -> SessionStatus:
@@ -108,7 +108,7 @@ class LiveSession:
         cancelled. Raises InvalidRequest (timeout), SessionBusy, QueueFull, AtCapacity,
         StorageFailed, SessionNotFound.
         """
-        self._state.check_open()
+        self._values.check_open()
         if isinstance(submission, ExecSubmission):
             return await self._commands.submit(submission)
         return await self._runs.submit(submission)
@@ -120,7 +120,7 @@ class LiveSession:
 
         Raises SessionNotFound.
         """
-        update = self._workspace.update_data if "data" in changes else self._state.update
+        update = self._workspace.update_data if "data" in changes else self._values.update
         await update(**changes)
         if not self.session.allow_public:
             self._context.public_cutoff.close(self.session.id)
@@ -171,7 +171,7 @@ class LiveSession:
         Afterwards every call raises `closed_error`. Raises EndUnfinished when processes are left;
         another call waits again.
         """
-        closed_with = self._state.close(reason, closed_error)
+        closed_with = self._values.close(reason, closed_error)
         try:
             await self._session_machine.close(*closed_with)
         finally:
@@ -187,16 +187,16 @@ class LiveSession:
 
     @property
     def is_closed(self) -> bool:
-        return self._state.closed_with is not None
+        return self._values.closed_with is not None
 
     def check_open(self) -> None:
         """Raises the error that `end` was given."""
-        self._state.check_open()
+        self._values.check_open()
 
     # ------------------------------------------------------------ the machine
 
     def _on_machine_ended(self) -> None:
-        if self._state.closed_with is None:
+        if self._values.closed_with is None:
             self._queue.wake()
 
     async def _reap(self) -> None:
@@ -210,7 +210,7 @@ class LiveSession:
 
     async def _clear_files(self) -> None:
         """Removes the files of a session that is not persistent, when its machine has ended."""
-        if self.session.persistent or not self._state.is_stored or self._state.is_deleted:
+        if self.session.persistent or not self._values.is_stored or self._values.is_deleted:
             return
         for command in self._commands.with_machine:  # they end with the machine
             await command.released.wait()

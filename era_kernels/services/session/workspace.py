@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager, suppress
 from era_kernels.errors import EraError, SessionNotFound, StorageFailed, TooLarge
 from era_kernels.models import NO_FILES_CHANGED, FilesChanged, JsonObject, now
 from era_kernels.services.executions.live_execution import LiveExecution
-from era_kernels.services.session.state import SessionState
+from era_kernels.services.session.session_values import SessionValues
 from era_kernels.services.validation import check_json_size, merge_data
 from era_kernels.storage.workspaces import (
     FileChange,
@@ -92,9 +92,9 @@ class SessionWorkspace:
     data then, or when another execution starts, so that none overwrites what another has written.
     """
 
-    def __init__(self, state: SessionState, workspaces: Workspaces) -> None:
-        self._state = state
-        self._tracker = WorkspaceTracker(workspaces, state.session.directory)
+    def __init__(self, values: SessionValues, workspaces: Workspaces) -> None:
+        self._values = values
+        self._tracker = WorkspaceTracker(workspaces, values.session.directory)
         self._lock = asyncio.Lock()  # the session's data and the data file change together
         self._active_count = 0
 
@@ -104,11 +104,11 @@ class SessionWorkspace:
         They are durable when this returns. Raises SessionNotFound, StorageFailed.
         """
         async with self._lock:
-            await self._state.update(**changes)
+            await self._values.update(**changes)
             try:
-                await self._tracker.write_data_file(self._state.session.data)
+                await self._tracker.write_data_file(self._values.session.data)
             except StorageFailed as problem:  # the file is written again before the next run
-                extra = {"session": self._state.session.id, "why": problem.message}
+                extra = {"session": self._values.session.id, "why": problem.message}
                 log.warning("the data file was not written", extra=extra)
 
     async def merge_data(self, data: JsonObject) -> None:
@@ -117,7 +117,7 @@ class SessionWorkspace:
         await check_json_size(data, "data")
         async with self._lock:
             await self._adopt_changed_data()
-            await self._replace_data(merge_data(self._state.session.data, data))
+            await self._replace_data(merge_data(self._values.session.data, data))
 
     async def change_file(self, operation: Callable[[], Awaitable[FileChange]]) -> None:
         """Lets `operation` put or delete a file, never while `after_run` looks at the files.
@@ -125,10 +125,10 @@ class SessionWorkspace:
         None starts once the session has ended: the directory must not grow while it is removed.
         """
         async with self._lock:
-            self._state.check_open()
+            self._values.check_open()
             change = await self._tracker.change_file(operation)
-        session = self._state.session
-        self._state.update_soon(
+        session = self._values.session
+        self._values.update_soon(
             file_count=max(0, session.file_count + change.count_delta),
             total_size=max(0, session.total_size + change.size_delta),
         )
@@ -137,7 +137,7 @@ class SessionWorkspace:
         """Removes all files."""
         async with self._lock:
             await self._tracker.clear_files()
-        self._state.update_soon(file_count=0, total_size=0)
+        self._values.update_soon(file_count=0, total_size=0)
 
     @asynccontextmanager
     async def frozen(self) -> AsyncIterator[None]:
@@ -157,7 +157,7 @@ class SessionWorkspace:
             if self._active_count > 1:
                 await self._adopt_changed_data()
             if exclusive or self._active_count == 1:
-                await self._tracker.prepare(self._state.session.data)
+                await self._tracker.prepare(self._values.session.data)
 
     async def after_run(self, execution: LiveExecution) -> FilesChanged:
         """Records what an execution changed; returns the files.
@@ -168,12 +168,12 @@ class SessionWorkspace:
         try:
             async with self._lock:
                 self._active_count -= 1
-                if self._state.is_deleted:
+                if self._values.is_deleted:
                     return NO_FILES_CHANGED
                 after = await self._tracker.take_changes()
                 if after.data is not None:
                     await self._adopt_data(after.data)
-            self._state.update_soon(
+            self._values.update_soon(
                 last_run_at=now(),
                 file_count=after.listing.count,
                 total_size=after.listing.total_size,
@@ -198,4 +198,4 @@ class SessionWorkspace:
 
     async def _replace_data(self, data: JsonObject) -> None:
         await check_json_size(data, "data")
-        await self._state.update(data=data)
+        await self._values.update(data=data)

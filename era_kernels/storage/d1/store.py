@@ -17,7 +17,6 @@ from era_kernels.json_codec import dumps_async
 from era_kernels.json_incremental import LARGE_BYTES
 from era_kernels.models import StorageQuotas
 from era_kernels.models.storage_namespaces import NAMESPACE_PATTERN
-from era_kernels.storage.ballast import always_room
 from era_kernels.storage.d1.replies import (
     D1Limits,
     D1Result,
@@ -35,6 +34,7 @@ from era_kernels.storage.d1.worker.outcomes import Outcome
 from era_kernels.storage.d1.worker_pool import WORKERS, DeadlinePassed, Job, WorkerPool
 from era_kernels.storage.d1.worker_process import Reply, WorkerEnded, WorkerProcess
 from era_kernels.storage.database import Database
+from era_kernels.storage.disk_room import always_room
 
 MAX_SQL = 1024 * 1024  # bytes of the SQL of one entry
 MAX_ENTRIES = 10_000  # of one batch

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from era_kernels.web import connections as connections_module
-from era_kernels.web.connections import Connections
+from era_kernels.web import connection_limit as connections_module
+from era_kernels.web.connection_limit import Connections
 
 
 class FakeConnection:

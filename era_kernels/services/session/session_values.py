@@ -12,7 +12,7 @@ from era_kernels.services.executions.notices import SERVER_RESTARTED, describe_l
 from era_kernels.storage.sessions import SessionStore
 
 
-class SessionState:
+class SessionValues:
     """A session's values, in memory and in its row; in memory only if not `is_stored`."""
 
     def __init__(self, session: Session, store: SessionStore, *, is_stored: bool = True) -> None:
@@ -59,8 +59,8 @@ class LostVariables:
     the row is read when the kernel is gone and nobody saw it end.
     """
 
-    def __init__(self, state: SessionState) -> None:
-        self._state = state
+    def __init__(self, values: SessionValues) -> None:
+        self._values = values
         self._owner: Machine | None = None  # its kernel has run code and has not ended
         self._running: Machine | None = None  # has a run now
 
@@ -75,7 +75,7 @@ class LostVariables:
         if self._owner is machine:
             return ()
         self._owner = machine
-        why = self._state.session.variables_lost
+        why = self._values.session.variables_lost
         self._store(SERVER_RESTARTED)
         return () if why is None else (loss_notice(why),)
 
@@ -94,5 +94,5 @@ class LostVariables:
             self._store(describe_loss(exit_info, between_runs=machine is not self._running))
 
     def _store(self, why: str) -> None:
-        if self._state.session.variables_lost != why and not self._state.is_deleted:
-            self._state.update_soon(variables_lost=why)
+        if self._values.session.variables_lost != why and not self._values.is_deleted:
+            self._values.update_soon(variables_lost=why)

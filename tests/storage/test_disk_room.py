@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from era_kernels.errors import InsufficientStorage, StartError
-from era_kernels.storage.ballast import DiskRoom
 from era_kernels.storage.data_directory import DataDirectory
 from era_kernels.storage.database import Database
+from era_kernels.storage.disk_room import DiskRoom
 from era_kernels.storage.migrations import MIGRATIONS
 from era_kernels.storage.secret import load_or_create_secret
 from tests.storage.stores import small_disk
