@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from tornado.web import Application, RequestHandler
 
 from era_kernels.services.links import PORT_SECRET
+from era_kernels.web.all_resources import ResourcesHandler, ResourceStatsHandler
 from era_kernels.web.base_handler import BaseHandler, HandlerContext
 from era_kernels.web.code import CodeHandler
 from era_kernels.web.d1 import D1BatchHandler, D1ExecHandler, D1QueryHandler
@@ -44,7 +45,6 @@ from era_kernels.web.r2 import R2NamespaceHandler, R2ObjectHandler
 from era_kernels.web.runs import RunHandler, StreamHandler
 from era_kernels.web.sessions import RestartHandler, SessionHandler, SessionsHandler
 from era_kernels.web.storage_handler import StoragePathHandler
-from era_kernels.web.stored_item_listing import ResourcesHandler, ResourceStatsHandler
 from era_kernels.web.swagger_ui import DocsFileHandler, DocsHandler, RootHandler
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ from era_kernels.kernels.machine import Machine
 from era_kernels.kernels.services_in_machine import Permissions
 from era_kernels.models import EndReason, ExitInfo
 from era_kernels.services.context import ServiceContext
-from era_kernels.services.session.session_values import LostVariables, SessionValues
+from era_kernels.services.session.lost_variables import LostVariables
+from era_kernels.services.session.session_values import SessionValues
 
 RETRY_INTERVAL = 1.0  # seconds between two looks at a machine that does not end
 START_NOT_RECORDED = "the start of the kernel could not be recorded"

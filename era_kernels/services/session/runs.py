@@ -22,10 +22,11 @@ from era_kernels.services.executions.last_events import (
 )
 from era_kernels.services.executions.live_execution import LiveExecution
 from era_kernels.services.session.job import Job, JobProcess
+from era_kernels.services.session.lost_variables import LostVariables
 from era_kernels.services.session.machine import SessionMachine
 from era_kernels.services.session.queue import RunQueue
 from era_kernels.services.session.runner import JobRunner
-from era_kernels.services.session.session_values import LostVariables, SessionValues
+from era_kernels.services.session.session_values import SessionValues
 from era_kernels.services.session.workspace import SessionWorkspace
 
 _BUSY_HINT = "Try again when the run has ended, or let it wait: leave out if_busy."

@@ -18,12 +18,13 @@ from era_kernels.services.context import ServiceContext
 from era_kernels.services.executions.live_execution import LiveExecution
 from era_kernels.services.session.commands import Commands, CommandStrategy
 from era_kernels.services.session.job import S, Strategy
+from era_kernels.services.session.lost_variables import LostVariables
 from era_kernels.services.session.machine import SessionMachine
 from era_kernels.services.session.machine_opener import MachineOpener
 from era_kernels.services.session.queue import RunQueue
 from era_kernels.services.session.runner import JobRunner
 from era_kernels.services.session.runs import KernelStrategy, Runs
-from era_kernels.services.session.session_values import LostVariables, SessionValues
+from era_kernels.services.session.session_values import SessionValues
 from era_kernels.services.session.workspace import SessionWorkspace
 from era_kernels.storage.workspaces import FileChange
 
