@@ -1,7 +1,8 @@
 """Copies trees that hostile code made and may be changing, by descriptors and without recursion.
 
 Everything here blocks. Regular files are cloned where the file system can, their holes stay holes;
-symbolic links are copied as they are and never followed; pipes, sockets and devices are left out.
+hard links stay names of one file; symbolic links are copied as they are and never followed; pipes,
+sockets and devices are left out.
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ from contextlib import suppress
 from era_kernels.errors import Conflict, TooLarge
 from era_kernels.safe_fs.openat import open_beneath, open_directory, open_regular
 from era_kernels.safe_fs.tree import closing_fd
+from era_kernels.safe_fs.usage import MIN_ENTRY_BYTES
 
 MAX_ENTRIES = 500_000  # entries of a tree; a larger one is refused, never copied in part
 # Files and directories up to which each is synced, instead of the whole file system.
 MAX_SYNCED_ENTRIES = 32
 CHUNK_BYTES = 16 * 1024 * 1024  # bytes between two checks for cancellation
 
+_BLOCK = 512  # bytes in which `st_blocks` counts
 FICLONE = 0x40049409  # ioctl_ficlone(2)
 
 _CREATE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -44,16 +47,23 @@ class TreeCopier:
     """Makes one copy of several directories."""
 
     def __init__(
-        self, is_cancelled: Callable[[], bool], *, copy_attributes: Callable[[int, int], object]
+        self,
+        is_cancelled: Callable[[], bool],
+        max_bytes: int,
+        *,
+        copy_attributes: Callable[[int, int], object],
     ) -> None:
-        """Stores the callables.
+        """Stores the callables, and how many bytes the copy may take.
 
         `is_cancelled` is asked now and then, in the copying thread. `copy_attributes` is called
         with the descriptors of an original and of its copy, for every regular file.
         """
         self._is_cancelled = is_cancelled
+        self._bytes_left = max_bytes
         self._copy_attributes = copy_attributes
         self._entries = 0
+        # Where the copy has a file of several names, by the file's inode, size and time.
+        self._linked: dict[tuple[int, int, int], str] = {}
         self._can_clone = True  # until the file system says that it cannot
         self._can_copy_range = True
 
@@ -68,6 +78,7 @@ class TreeCopier:
             closing_fd(_open_source_directory(source, name)) as old,
             closing_fd(open_directory(target, name)) as new,
         ):
+            self._linked.clear()
             self._copy_tree(old, new)
             if self._entries <= MAX_SYNCED_ENTRIES:
                 os.fsync(new)
@@ -111,15 +122,18 @@ class TreeCopier:
             for entry in entries:
                 self._count_entry()
                 with suppress(_SourceChanged, FileExistsError):  # renamed, so listed twice
-                    status = self._copy_entry(old, new, entry)
+                    status = self._copy_entry(old, new, entry, target, path)
                     if status is not None:
                         folders.append((entry.name, status))
         return folders
 
     def _copy_entry(
-        self, source: int, target: int, entry: os.DirEntry[str]
+        self, source: int, target: int, entry: os.DirEntry[str], root: int, folder: str
     ) -> os.stat_result | None:
-        """Copies one entry; a directory is made empty, and its status returned."""
+        """Copies one entry of a folder below the copy's root.
+
+        A directory is made empty, and its status returned.
+        """
         if entry.is_dir(follow_symlinks=False):
             status = _stat_source(source, entry.name)
             os.mkdir(entry.name, 0o700, dir_fd=target)
@@ -127,7 +141,7 @@ class TreeCopier:
         if entry.is_symlink():
             _copy_link(source, target, entry.name)
         elif entry.is_file(follow_symlinks=False):
-            self._copy_file(source, target, entry.name)
+            self._copy_file(source, target, entry.name, root, folder)
         return None
 
     def _finish_directory(self, target: int, path: str, status: os.stat_result) -> None:
@@ -140,7 +154,14 @@ class TreeCopier:
         self._entries += 1
         if self._entries > MAX_ENTRIES:
             raise TooLarge(f"The session has more than {MAX_ENTRIES} files and directories.")
+        self._take(MIN_ENTRY_BYTES)
         self._check_cancelled()
+
+    def _take(self, size: int) -> None:
+        """Counts bytes of the copy. Raises Conflict where they are more than it may take."""
+        self._bytes_left -= size
+        if self._bytes_left < 0:
+            raise Conflict("Code in the session writes faster than its files can be copied.")
 
     def _check_cancelled(self) -> None:
         if self._is_cancelled():
@@ -148,12 +169,18 @@ class TreeCopier:
 
     # ------------------------------------------------------------ files
 
-    def _copy_file(self, source: int, target: int, name: str) -> None:
+    def _copy_file(self, source: int, target: int, name: str, root: int, folder: str) -> None:
         with closing_fd(_open_source_file(source, name)) as old:
             status = os.fstat(old)
+            if status.st_nlink > 1:
+                identity = (status.st_ino, status.st_size, status.st_mtime_ns)
+                copied = self._linked.setdefault(identity, folder + name)
+                if copied != folder + name and _try_link(root, copied, target, name):
+                    return
             with closing_fd(os.open(name, _CREATE_FLAGS, 0o600, dir_fd=target)) as new:
                 if status.st_size and not self._try_clone(old, new):
                     self._copy_extents(old, new, status.st_size)
+                self._take(os.fstat(new).st_blocks * _BLOCK)
                 self._copy_attributes(old, new)
                 _copy_mode_and_times(new, status)
                 if self._entries <= MAX_SYNCED_ENTRIES:
@@ -242,6 +269,17 @@ def _open_unreadable_file(directory: int, name: str) -> int:
             return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         finally:
             os.chmod(path, stat.S_IMODE(mode))  # noqa: PTH101
+
+
+def _try_link(root: int, path: str, target: int, name: str) -> bool:
+    """Gives a file of the copy another name, where its file system can."""
+    try:
+        os.link(path, name, src_dir_fd=root, dst_dir_fd=target, follow_symlinks=False)
+    except FileExistsError:
+        raise
+    except OSError:
+        return False
+    return True
 
 
 def _copy_link(source: int, target: int, name: str) -> None:

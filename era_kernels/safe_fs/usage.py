@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections import deque
 from collections.abc import Generator, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -16,6 +17,9 @@ from pathlib import Path
 ENTRIES_PER_STEP = 64  # entries between two totals
 # An entry counts at least so much: a host may run out of inodes before it runs out of blocks.
 MIN_ENTRY_BYTES = 4096
+# Files of so many bytes are counted once, also those that are moved to where the walk comes later.
+LARGE_BYTES = 64 * 1024
+SLACK_BYTES = 64 * 1024 * 1024  # bytes that a copy may take in any case, as its trees may grow
 _BLOCK = 512
 _OWNER_READ = stat.S_IRUSR | stat.S_IXUSR
 _DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -36,9 +40,19 @@ def running_totals(*roots: Path) -> Iterator[int]:
     A file of several names counts once, and each further name as an entry.
     """
     total = 0
-    linked: set[tuple[int, int]] = set()  # files of several names that were counted
+    linked: set[tuple[int, int]] = set()  # files of several names, and large ones, so far
     for root in roots:
         total = yield from _add_tree(root, total, linked)
+
+
+def max_copy_bytes(*roots: Path) -> int:
+    """Returns how many bytes a copy of trees may take that code may be changing (blocking).
+
+    It is twice what they hold: without a bound, code that moves files, or fills others, before the
+    copy comes to them would have it take any disk.
+    """
+    (held,) = deque(running_totals(*roots), 1) or (0,)
+    return 2 * held + SLACK_BYTES
 
 
 def _add_tree(root: Path, total: int, linked: set[tuple[int, int]]) -> Generator[int, None, int]:
@@ -77,12 +91,13 @@ def _add_entries(
 
 def _size(status: os.stat_result, linked: set[tuple[int, int]]) -> int:
     """Returns the bytes that an entry adds."""
-    if status.st_nlink > 1 and not stat.S_ISDIR(status.st_mode):
+    size = max(MIN_ENTRY_BYTES, status.st_blocks * _BLOCK)
+    if not stat.S_ISDIR(status.st_mode) and (status.st_nlink > 1 or size >= LARGE_BYTES):
         identity = status.st_dev, status.st_ino
         if identity in linked:
             return MIN_ENTRY_BYTES
         linked.add(identity)
-    return max(MIN_ENTRY_BYTES, status.st_blocks * _BLOCK)
+    return size
 
 
 def _status(entry: os.DirEntry[str], folder: int) -> os.stat_result:

@@ -20,11 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from era_kernels.errors import StartError, TooLarge
+from era_kernels.errors import Conflict, StartError, TooLarge
 from era_kernels.models import now, to_iso
 from era_kernels.safe_fs.copy import TreeCopier
 from era_kernels.safe_fs.openat import sync_file_system
 from era_kernels.safe_fs.tree import closing_fd
+from era_kernels.safe_fs.usage import max_copy_bytes
 from era_kernels.storage import content_types
 from era_kernels.storage.blobs import BlobDirectory, open_lock
 from era_kernels.storage.data_directory import DataDirectory
@@ -278,11 +279,13 @@ def _copy_sessions(
         for number, name in enumerate(names):
             report("sessions", number, len(names))
             (new.sessions / name).mkdir(mode=0o700)
-            copier = TreeCopier(lambda: False, copy_attributes=content_types.copy)
+            max_bytes = max_copy_bytes(old.sessions / name)
+            copier = TreeCopier(lambda: False, max_bytes, copy_attributes=content_types.copy)
             try:
                 copier.copy(source, target, name)
-            except TooLarge:
-                log.warning("a session has too many files to be copied", extra={"directory": name})
+            except (TooLarge, Conflict) as error:  # code must not keep others from a backup
+                extra = {"directory": name, "why": error.message}
+                log.warning("a session could not be copied whole", extra=extra)
                 partial += 1
     return len(names), partial
 

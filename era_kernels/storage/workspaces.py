@@ -24,6 +24,7 @@ from era_kernels.safe_fs.copy import CopyCancelled, TreeCopier
 from era_kernels.safe_fs.openat import open_directory, raise_shortage
 from era_kernels.safe_fs.trash import PATIENCE, Trash
 from era_kernels.safe_fs.tree import closing_fd, ensure_directory
+from era_kernels.safe_fs.usage import max_copy_bytes
 from era_kernels.storage import content_types, file_listing, lost_and_found
 from era_kernels.storage import workspace_data_file as data_files
 from era_kernels.storage.disk_room import always_room
@@ -240,7 +241,8 @@ class Workspaces:
             self._check_room()  # others may have taken what there was when the copy began
             return is_cancelled()
 
-        copier = TreeCopier(is_to_stop, copy_attributes=content_types.copy)
+        roots = (self._sessions / source / part for part in COPIED_SUBDIRECTORIES)
+        copier = TreeCopier(is_to_stop, max_copy_bytes(*roots), copy_attributes=content_types.copy)
         with (
             self._open(source) as old,
             self._open(target) as target_path,

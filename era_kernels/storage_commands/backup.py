@@ -103,6 +103,6 @@ def _report_end(what: str, contents: Contents, started_at: float) -> None:
         )
     if contents.partial_sessions:
         click.echo(
-            f"Sessions with too many files to be copied whole: {contents.partial_sessions}.",
+            f"Sessions that could not be copied whole: {contents.partial_sessions}.",
             err=True,
         )

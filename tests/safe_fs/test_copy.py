@@ -22,6 +22,7 @@ from era_kernels.errors import Conflict, TooLarge
 from era_kernels.safe_fs import copy as module
 from era_kernels.safe_fs.copy import CopyCancelled, TreeCopier
 from era_kernels.safe_fs.tree import closing_fd
+from era_kernels.safe_fs.usage import SLACK_BYTES, max_copy_bytes
 from tests.storage.stores import ROOT
 
 MIB = 1024 * 1024
@@ -43,13 +44,15 @@ class Trees:
         self.source.mkdir(parents=True)
         self.target.mkdir(parents=True)
 
-    def copy(self, is_cancelled: Callable[[], bool] = lambda: False) -> None:
+    def copy(
+        self, is_cancelled: Callable[[], bool] = lambda: False, max_bytes: int = 1024 * MIB
+    ) -> None:
         flags = os.O_RDONLY | os.O_DIRECTORY
         with (
             closing_fd(os.open(self.source.parent, flags)) as source,
             closing_fd(os.open(self.target.parent, flags)) as target,
         ):
-            copier = TreeCopier(is_cancelled, copy_attributes=copy_attribute)
+            copier = TreeCopier(is_cancelled, max_bytes, copy_attributes=copy_attribute)
             copier.copy(source, target, "tree")
             copier.sync(target)
 
@@ -157,14 +160,60 @@ def test_sync_that_fails(trees: Trees, monkeypatch: pytest.MonkeyPatch) -> None:
         trees.copy()
 
 
-def test_hard_links_become_files(trees: Trees) -> None:
-    """What shares an inode in the source does not in the copy, nor with the source."""
+def test_hard_links_stay_names_of_one_file(trees: Trees, way: str) -> None:
+    """Else a small tree would have a copy of any size. The copy shares nothing with the source."""
+    (trees.source / "below").mkdir()
+    (trees.source / "a").write_bytes(b"x" * MIB)
+    for number in range(100):
+        os.link(trees.source / "a", trees.source / "below" / str(number))
+    (trees.source / "alone").write_text("one")
+    trees.copy(max_bytes=3 * MIB)
+    names = [trees.target / "a", *(trees.target / "below").iterdir()]
+    assert len(names) == 101
+    assert len({path.stat().st_ino for path in names}) == 1
+    assert (trees.target / "a").stat().st_ino != (trees.source / "a").stat().st_ino
+    assert (trees.target / "below" / "7").read_bytes() == b"x" * MIB
+    assert (trees.target / "alone").read_text() == "one"
+
+
+def test_hard_links_where_there_can_be_none(trees: Trees, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a file system without hard links, or past what it has, they become files."""
     (trees.source / "a").write_text("one")
     os.link(trees.source / "a", trees.source / "b")
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise OSError(errno.EMLINK, "too many links")
+
+    monkeypatch.setattr(os, "link", refuse)
     trees.copy()
-    inodes = {(path / name).stat().st_ino for path in (trees.source, trees.target) for name in "ab"}
-    assert len(inodes) == 3
-    assert (trees.target / "b").read_text() == "one"
+    assert {(trees.target / name).read_text() for name in "ab"} == {"one"}
+    assert (trees.target / "a").stat().st_ino != (trees.target / "b").stat().st_ino
+
+
+def test_files_that_code_moves_to_where_the_copy_comes_later(trees: Trees, way: str) -> None:
+    """A copy ends where it would take more than it may, however code fills files meanwhile."""
+    names = [str(number) for number in range(1000)]
+    for name in names:
+        (trees.source / name).touch()
+    order = os.listdir(trees.source)  # noqa: PTH208 - in the order of the file system
+    (trees.source / order[0]).write_bytes(b"x" * MIB)
+    at = 0
+
+    def move_on() -> bool:
+        """Moves the bytes once they are copied: to the name that comes after the next."""
+        nonlocal at
+        copy = trees.target / order[at]
+        if copy.exists() and copy.stat().st_size == MIB:
+            (trees.source / order[at]).replace(trees.source / order[at + 2])
+            at += 2
+        return False
+
+    most = max_copy_bytes(trees.source) - SLACK_BYTES
+    assert most < 12 * MIB
+    with pytest.raises(Conflict, match="faster"):
+        trees.copy(move_on, max_bytes=most)
+    written = sum(path.stat().st_blocks for path in trees.target.iterdir()) * 512
+    assert written <= most + MIB
 
 
 def test_special_files_are_left_out(trees: Trees) -> None:
@@ -248,7 +297,7 @@ for name, mode in ("secret", 0o000), ("written", 0o222), ("shut/file", 0o044):
         file.write(name)
     os.chmod("source/tree/" + name, mode)
 os.chmod("source/tree/shut", 0o011)
-TreeCopier(lambda: False, copy_attributes=lambda old, new: None).copy(source, target, "tree")
+TreeCopier(lambda: False, 2**40, copy_attributes=lambda old, new: None).copy(source, target, "tree")
 """
 
 

@@ -9,7 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from era_kernels.safe_fs.usage import ENTRIES_PER_STEP, MIN_ENTRY_BYTES, running_totals
+from era_kernels.safe_fs.usage import (
+    ENTRIES_PER_STEP,
+    LARGE_BYTES,
+    MIN_ENTRY_BYTES,
+    running_totals,
+)
 from tests.sandbox.sandboxes import short_directory
 
 MIB = 1024 * 1024
@@ -132,3 +137,18 @@ def _hidden(root: Path, folder: Path, mode: int) -> int:
     folder.parent.chmod(mode)
     root.chmod(mode)
     return 0 if total_size(root) > MIB else 1
+
+
+def test_what_is_moved_ahead_of_the_walk(tmp_path: Path) -> None:
+    """A large file that code moves to where the walk comes later counts once."""
+    for number in range(20):
+        (tmp_path / str(number)).mkdir()
+    order = [tmp_path / name for name in reversed(os.listdir(tmp_path))]  # noqa: PTH208
+    file = order[0] / "large"
+    file.write_bytes(b"x" * LARGE_BYTES)
+    total = 0
+    for number, each in enumerate(running_totals(tmp_path)):
+        total = each
+        if number:  # the first total is that of the folders
+            file = file.replace(order[min(number, len(order) - 1)] / "large")
+    assert total <= 40 * MIN_ENTRY_BYTES + LARGE_BYTES

@@ -6,6 +6,7 @@ import asyncio
 import fcntl
 import json
 import os
+import signal
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -125,6 +126,30 @@ async def test_sessions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert (copy / "f").read_text() == "kept"
     assert (copy / "link").is_symlink()
     assert len(list((backup / "sessions").iterdir())) == 2
+
+
+async def test_code_keeps_nobody_else_from_a_backup(tmp_path: Path) -> None:
+    """A session with a file that code keeps for itself is told; the others are in the backup."""
+    data, backup = tmp_path / "data", tmp_path / "backup"
+    data.mkdir()
+    async with open_stores(data) as stores:
+        hostile = await stores.create_session()
+        other = await stores.create_session("s2")
+        sessions = data / "sessions"
+        (sessions / other.directory / "workspace" / "f").write_text("kept")
+        leased = sessions / hostile.directory / "workspace" / "leased"
+        leased.write_text("x")
+        with leased.open("r+") as file:
+            fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+            before = signal.signal(signal.SIGIO, signal.SIG_IGN)
+            try:
+                contents = await copied(data, backup)
+            finally:
+                fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+                signal.signal(signal.SIGIO, before)
+    assert contents == Contents(0, 0, 2, partial_sessions=1)
+    copy = backup / "sessions" / other.directory / "workspace" / "f"
+    assert copy.read_text() == "kept"
 
 
 async def test_a_locked_directory_is_not_restored_into(tmp_path: Path) -> None:
