@@ -9,12 +9,8 @@ from era_kernels.safe_fs.usage import running_totals
 from era_kernels.sandbox.server.disk_reserve import ReserveBreach
 from era_kernels.sandbox.server.nameless_files import NamelessFiles
 from era_kernels.sandbox.server.process_tree import ProcStat
-from era_kernels.sandbox.server.session_disk import MAX_EXCESS_AT_START, SessionDisk
-
-MAX_STOP_SECONDS = 0.5  # seconds after which it is measured although some do not stand still
-# Seconds after which a session that stands still goes on for so many: others wait for its answers.
-MAX_STILL_SECONDS = 2.0
-PAUSE_SECONDS = 0.2
+from era_kernels.sandbox.server.session_disk import MAX_EXCESS_AT_START, DiskQuota, SessionDisk
+from era_kernels.sandbox.server.standstill import Standstill
 
 
 class DiskMeasurement:
@@ -38,16 +34,19 @@ class DiskMeasurement:
         """
         self.session = session
         self.is_still = is_still
-        self.is_pausing = False  # it goes on for a moment in the middle of its measurement
         self.is_for_reserve = breach is not None
         self.excess: str | None = None  # the cause of the end of the session
         self.is_unsure = False  # it has grown, but that may have been long ago
-        self._find_processes = find_processes
+        self._standstill = Standstill(session, find_processes)
         self._taken = taken
         self._breach = breach
         self._seconds = 0.0
-        self._still_until = 0.0  # `time.monotonic`
         self._steps = self._measure()
+
+    @property
+    def is_pausing(self) -> bool:
+        """True while the session goes on for a moment in the middle of its measurement."""
+        return self._standstill.is_pausing
 
     def advance(self, budget: float) -> bool:
         """Measures for `budget` seconds; returns whether it has finished (blocking)."""
@@ -69,12 +68,26 @@ class DiskMeasurement:
             self.session.stopped.forget()
 
     def _measure(self) -> Generator[None]:
+        if (yield from self._measure_once()):
+            return
+        self._standstill.goes_on = False
+        yield from self._standstill.pause()
+        yield from self._measure_once()
+
+    def _measure_once(self) -> Generator[None, None, bool]:
+        """Measures; returns False when that is to be done again, with all still from end to end.
+
+        What is moved while the session goes on, a file or a descriptor, is found twice or nowhere.
+        """
+        standstill = self._standstill
+        standstill.begin()
         is_first = self.session.measured is None
         processes: list[ProcStat] = []
         if self.is_still:
-            processes = yield from self._stop()
+            processes = yield from standstill.stop()
         elif not is_first:  # else its code has just begun: what it has written counts as grown
-            processes = self._find_code()
+            processes = standstill.find_code()
+        grown = self.session.growth.total
         self.session.begin_measurement(self._taken(), is_still=self.is_still)
         began = self._seconds
         nameless = NamelessFiles()
@@ -82,55 +95,54 @@ class DiskMeasurement:
         workspace = self.session.quotas[0]
         for _ in nameless.find(pids, self.session.devices, workspace.max_bytes):
             yield from self._step()
+        nameless.hides_files |= standstill.has_unseen
         total, headroom = 0, self.session.allowed(workspace)
         is_start = is_first and self.session.hardly_wrote
         for quota in self.session.quotas:
-            most = self.session.allowed(quota) + is_start * MAX_EXCESS_AT_START
-            size = nameless.total if quota is workspace else 0
-            for found in running_totals(*quota.roots):
-                size = found + (nameless.total if quota is workspace else 0)
-                if size > most:
-                    break
-                yield from self._step()
-            if quota is workspace:
-                size = self.session.with_hidden(size, is_all=nameless.is_all)
-            if is_start:
-                self.session.note_start(quota, size)
+            size = yield from self._size_of(quota, nameless, is_start=is_start)
             if size > self.session.allowed(quota):
+                if standstill.went_on:
+                    return False
                 self.excess = quota.excess_message
-                return
+                return True
             total, headroom = total + size, min(headroom, self.session.allowed(quota) - size)
+        if standstill.went_on and (
+            self._breach is not None or self.session.growth.has_used_headroom
+        ):
+            return False
+        if self.is_still and not standstill.went_on:
+            self.session.growth.note_certainty(grown, headroom)
         self.session.end_measurement(total, headroom, self._seconds - began)
         self._judge_growth(is_first=is_first)
+        return True
+
+    def _size_of(
+        self, quota: DiskQuota, nameless: NamelessFiles, *, is_start: bool
+    ) -> Generator[None, None, int]:
+        """Returns the bytes of a quota's directories; of the workspace with files without a name.
+
+        `is_start`: what is there when the session begins is noted.
+        """
+        is_workspace = quota is self.session.quotas[0]
+        beside = nameless.total if is_workspace else 0
+        most = self.session.allowed(quota) + is_start * MAX_EXCESS_AT_START
+        size = beside
+        for found in running_totals(*quota.roots):
+            size = found + beside
+            if size > most:
+                break
+            yield from self._step()
+        if is_workspace:
+            is_all = nameless.is_all and not self._standstill.went_on
+            size = self.session.with_hidden(size, is_all=is_all)
+        if is_start:
+            self.session.note_start(quota, size)
+        return size
 
     def _step(self) -> Generator[None]:
-        """Ends a step; has the session go on for a moment when it has stood still for long."""
         yield
-        if not self.is_still or time.monotonic() < self._still_until:
-            return
-        self.session.stopped.resume()
-        self.is_pausing = True
-        limit = time.monotonic() + PAUSE_SECONDS
-        while time.monotonic() < limit:
-            yield
-        self.is_pausing = False
-        yield from self._stop()
-
-    def _stop(self) -> Generator[None, None, list[ProcStat]]:
-        """Stops the processes of the session; returns those that were there in the end."""
-        began = time.monotonic()
-        self._still_until = began + MAX_STILL_SECONDS
-        processes = self._find_code()
-        while (
-            not self.session.stopped.stop(processes) and time.monotonic() < began + MAX_STOP_SECONDS
-        ):
-            yield
-            processes = self._find_code()
-        return processes
-
-    def _find_code(self) -> list[ProcStat]:
-        # The init is the server's own: it goes on, and holds no files.
-        return [one for one in self._find_processes() if one.pid != self.session.init]
+        if self.is_still:
+            yield from self._standstill.go_on_for_a_moment()
 
     def _judge_growth(self, *, is_first: bool) -> None:
         if self._breach is None:

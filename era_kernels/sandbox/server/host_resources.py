@@ -151,6 +151,7 @@ class HostResources:
             self._profile.cgroup_limits,
             other_writable,
             None if self._cgroup is None else self._cgroup.memory_group,
+            groups=() if self._cgroup is None else self._cgroup.directories,
             has_network=self._profile.spec.has_namespaces,
         )
 

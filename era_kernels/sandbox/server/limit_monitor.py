@@ -44,12 +44,13 @@ class MonitoredSandbox:
         other_writable: Sequence[Path] = (),
         memory_group: MemoryGroup | None = None,
         *,
+        groups: Sequence[Path] = (),
         has_network: bool = False,
     ) -> None:
         """Takes the names of limits that need no check, and more directories that code writes.
 
-        `memory_group` counts the sandbox's memory, where there is one. `has_network` tells that its
-        network is its own.
+        `memory_group` counts the sandbox's memory, where there is one; `groups` are all that it
+        has. `has_network` tells that its network is its own.
         """
         self.pid = pid
         self.memory = SessionMemory(pid, memory_group)
@@ -60,7 +61,7 @@ class MonitoredSandbox:
         self.disk: SessionDisk | None = None
         if limits.workspace is not None:
             quotas = workspace_quotas(workspace, other_writable, limits.workspace)
-            self.disk = SessionDisk(pid, quotas)
+            self.disk = SessionDisk(pid, quotas, groups)
         self._files = FilesInMemory()
         self._last_activity: Activity | None = None
 

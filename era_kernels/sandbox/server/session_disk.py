@@ -11,6 +11,7 @@ from era_kernels.models import MIB
 from era_kernels.sandbox.server.process_memory import Activity
 from era_kernels.sandbox.server.process_tree import ProcStat, read_proc_file
 from era_kernels.sandbox.server.stopped_processes import StoppedProcesses
+from era_kernels.sandbox.server.unseen_processes import UnseenProcesses
 
 MIN_OTHER_WRITABLE = 512 * MIB  # for packages and caches, also when the workspace may have less
 MEASUREMENTS_PER_CHANGE = 2  # of a session at rest: file systems may count blocks only later
@@ -72,6 +73,7 @@ class DiskGrowth:
         self._activity: Activity | None = None
         self._counts: dict[tuple[int, int], tuple[int, int]] = {}  # by pid and start time
         self._at_standstill = (0, 0)  # the total, and the disk's `taken`, when all stood still
+        self._at_certainty = (0, 0)  # the total, and the bytes that were left
         self._last_look = 0.0
         self._looks = deque([(0.0, 0)])  # when, and the total then
         self._measured: deque[Measured] = deque()  # of those before WINDOW_SECONDS only the last
@@ -139,6 +141,19 @@ class DiskGrowth:
             unsure = max(unsure, grown)
         return sure, unsure
 
+    def note_certainty(self, total: int, headroom: int) -> None:
+        """Notes what the session had left at this `total`.
+
+        It had stood still from end to end of a measurement.
+        """
+        self._at_certainty = total, headroom
+
+    @property
+    def has_used_headroom(self) -> bool:
+        """True when the session may be past a bound by what it added since that was certain."""
+        total_then, headroom = self._at_certainty
+        return self.total - total_then >= headroom
+
     @property
     def _total_before(self) -> int:
         """What `total` was some WINDOW_SECONDS before the last look."""
@@ -148,13 +163,16 @@ class DiskGrowth:
 class SessionDisk:
     """One session's quotas, and what is known of its disk; `init` is a pid."""
 
-    def __init__(self, init: int, quotas: tuple[DiskQuota, ...]) -> None:
+    def __init__(
+        self, init: int, quotas: tuple[DiskQuota, ...], groups: Sequence[Path] = ()
+    ) -> None:
+        """Takes the session's control groups, too."""
         self.init = init
         self.quotas = quotas
         self.devices: frozenset[int] = frozenset()  # of the file systems that it writes to
         self.workspace_device = 0
         self.growth = DiskGrowth()
-        self.stopped = StoppedProcesses()
+        self.stopped = StoppedProcesses(UnseenProcesses(init, groups))
         self.measured: Measured | None = None
         self.next_measurement = 0.0  # `time.monotonic`: at rest it is not measured before
         self.pending_measurements = 1  # at rest

@@ -12,6 +12,7 @@ from collections.abc import Collection
 from contextlib import suppress
 
 from era_kernels.sandbox.server.process_tree import ProcStat, read_proc_file, read_stat
+from era_kernels.sandbox.server.unseen_processes import UnseenProcesses
 
 _STILL = (b"T", b"t", b"Z", b"X", b"")  # stopped by a signal or a tracer; dead; gone
 
@@ -19,7 +20,9 @@ _STILL = (b"T", b"t", b"Z", b"X", b"")  # stopped by a signal or a tracer; dead;
 class StoppedProcesses:
     """The processes of one session that are stopped, and are continued by `resume`."""
 
-    def __init__(self) -> None:
+    def __init__(self, unseen: UnseenProcesses) -> None:
+        """Takes what finds processes that no list shows, and that cannot be stopped."""
+        self._unseen = unseen
         self._stopped: dict[int, tuple[int, int]] = {}  # pid → its start time, a descriptor of it
 
     @property
@@ -44,6 +47,13 @@ class StoppedProcesses:
             else:
                 self._stop_first(one)
         return were_still
+
+    def has_unseen(self, processes: Collection[ProcStat]) -> bool:
+        """Returns whether there may be others, which go on (blocking, briefly).
+
+        `processes`: all of the session that are known, its init as well.
+        """
+        return self._unseen.are_there(processes)
 
     def resume(self) -> None:
         """Continues all of them; a second call does nothing."""

@@ -511,6 +511,38 @@ def files_of_the_unattended(host: Host) -> object:
     return "written"
 
 
+def files_of_a_chain(host: Host) -> object:
+    """Fill it with files of a chain of processes, each of which forks the next and ends."""
+    import signal
+
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    _libc().prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER: nobody waits for the dead
+    for _ in range(30):  # the more there are, the longer it takes to stop them all
+        if os.fork() == 0:
+            time.sleep(60)
+            os._exit(0)
+    size = 2 * host["workspace"] // MIB
+    source = f"""if True:
+        import os, time
+        fork, end = os.fork, os._exit
+        for _ in range({size}):
+            file = os.open(".", os.O_TMPFILE | os.O_RDWR, 0o600)
+            os.write(file, bytes({MIB}))
+            for _ in range(20):
+                if fork(): end(0)
+        until = time.monotonic() + 4
+        while time.monotonic() < until:
+            if fork(): end(0)
+        open("lived", "w").close()
+    """
+    if os.fork() == 0:
+        os.execv("/usr/bin/python3", ["python3", "-ISEc", source])
+    until = time.monotonic() + 15
+    while not os.path.exists("lived") and time.monotonic() < until:
+        time.sleep(0.1)
+    return os.path.exists("lived") and "written"
+
+
 def files_of_hard_names(host: Host) -> object:
     """Fill it below names that break those who read them as lines or as UTF-8."""
     for _ in range(20):

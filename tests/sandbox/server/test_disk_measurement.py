@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from era_kernels.sandbox.server import disk_measurement, session_disk
+from era_kernels.sandbox.server import session_disk, standstill
 from era_kernels.sandbox.server.disk_measurement import DiskMeasurement
 from era_kernels.sandbox.server.disk_reserve import ReserveBreach
 from era_kernels.sandbox.server.process_tree import ProcStat, read_stat
@@ -139,8 +139,8 @@ def state_of(pid: int) -> str:
 
 def test_nobody_stands_still_for_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the middle of a long measurement the session goes on for moments, and after it."""
-    monkeypatch.setattr(disk_measurement, "MAX_STILL_SECONDS", 0.01)
-    monkeypatch.setattr(disk_measurement, "PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(standstill, "MAX_STILL_SECONDS", 0.01)
+    monkeypatch.setattr(standstill, "PAUSE_SECONDS", 0.05)
     for number in range(3000):
         (tmp_path / str(number)).touch()
     states: set[tuple[bool, bool]] = set()
@@ -159,3 +159,28 @@ def test_nobody_stands_still_for_long(tmp_path: Path, monkeypatch: pytest.Monkey
             assert state_of(process.pid) != "T"
         finally:
             process.kill()
+
+
+def test_what_is_moved_while_the_session_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A measurement in which it went on is no proof: it is done again, with all still."""
+    monkeypatch.setattr(standstill, "MAX_STILL_SECONDS", 0.01)
+    monkeypatch.setattr(standstill, "PAUSE_SECONDS", 0.02)
+    for name in "abc":
+        (tmp_path / name).mkdir()
+    last, many, first = (tmp_path / name for name in os.listdir(tmp_path))  # noqa: PTH208
+    for number in range(3000):
+        (many / str(number)).touch()
+    (last / "large").write_bytes(bytes(65 * MIB))
+    session = SessionDisk(1, workspace_quotas(tmp_path, (), 64 * MIB))
+    session.growth.written = MIB
+    measurement = DiskMeasurement(session, lambda: (), lambda: 0, is_still=True)
+    pauses = 0
+    while not measurement.advance(0):
+        if measurement.is_pausing and (last / "large").exists():
+            (last / "large").rename(first / "large")
+            pauses += 1
+    measurement.close()
+    assert pauses == 1
+    assert measurement.excess == "workspace larger than 64 MB"

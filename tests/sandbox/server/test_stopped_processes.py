@@ -12,6 +12,7 @@ from pathlib import Path
 
 from era_kernels.sandbox.server.process_tree import ProcessTree, ProcStat
 from era_kernels.sandbox.server.stopped_processes import StoppedProcesses
+from era_kernels.sandbox.server.unseen_processes import UnseenProcesses
 from tests.sandbox.sandboxes import count_descriptors
 from tests.waiting import wait_until
 
@@ -54,7 +55,7 @@ def test_all_of_a_family(tmp_path: Path) -> None:
     before = count_descriptors(os.getpid())
     with running(COUNTING, str(tmp_path)) as pid:
         assert wait_until(lambda: len(list(tmp_path.iterdir())) == 3)
-        stopped = StoppedProcesses()
+        stopped = StoppedProcesses(UnseenProcesses(0))
         assert wait_until(lambda: stopped.stop(members(pid)))
         first = contents(tmp_path)
         assert not wait_until(lambda: contents(tmp_path) != first, 0.3)
@@ -70,7 +71,7 @@ def test_one_that_was_stopped_before(tmp_path: Path) -> None:
     with running("import signal; signal.pause()") as pid:
         os.kill(pid, signal.SIGSTOP)
         assert wait_until(lambda: state(pid) == "T")
-        stopped = StoppedProcesses()
+        stopped = StoppedProcesses(UnseenProcesses(0))
         assert stopped.stop(members(pid))
         assert not stopped.is_any
         stopped.resume()
@@ -80,7 +81,7 @@ def test_one_that_was_stopped_before(tmp_path: Path) -> None:
 def test_one_that_is_continued_by_others(tmp_path: Path) -> None:
     """It is stopped again."""
     with running("import signal; signal.pause()") as pid:
-        stopped = StoppedProcesses()
+        stopped = StoppedProcesses(UnseenProcesses(0))
         assert wait_until(lambda: stopped.stop(members(pid)))
         os.kill(pid, signal.SIGCONT)
         assert not stopped.stop(members(pid))
