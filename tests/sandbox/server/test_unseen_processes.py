@@ -72,7 +72,7 @@ def test_with_groups(tmp_path: Path) -> None:
             group = tree.create_cgroup()
             with running(code, tmp_path, *group.directories) as head:
                 unseen = UnseenProcesses(head, group.directories)
-                assert wait_until(lambda u=unseen, h=head: looks(u, h) == [expected] * 10, 5)
+                assert wait_until(lambda u=unseen, h=head, e=expected: looks(u, h) == [e] * 10, 5)
             assert wait_until(lambda g=group: not kill_members(g.directories))
             group.remove()
     finally:
