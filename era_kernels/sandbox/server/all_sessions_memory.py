@@ -31,6 +31,7 @@ END_PERCENT = 95  # of the bound: from there on the largest session is ended
 MAX_PAUSE, MIN_PAUSE = 0.5, 0.005  # seconds between two checks
 FASTEST_GROWTH = 4 * 1024**3  # bytes in a second that sessions are expected to take at most
 PAUSE_FACTOR = 4  # a pause lasts at least so many times as long as the check before it
+MAX_PAUSE_AFTER = 2.0  # seconds: but never longer, whatever sessions do to make a check long
 
 HOST_OOM = "out of memory: this server's host or container has none left"
 
@@ -126,7 +127,7 @@ class AllSessionsMemoryMonitor:
                 log.exception("the memory of the sessions could not be measured")
                 continue
             self._end_largest(use, max_bytes)
-            pause = max(self.pause_before_next(use), PAUSE_FACTOR * seconds)
+            pause = max(self.pause_before_next(use), min(MAX_PAUSE_AFTER, PAUSE_FACTOR * seconds))
 
     def _measure_timed(self, sessions: Collection[SessionMemory]) -> tuple[MemoryUse, float]:
         began = time.monotonic()

@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 CHECK_INTERVAL = 0.5  # seconds between two checks
 MAX_QUICK = 64  # processes of which the event loop itself asks whether they have rested
 PAUSE_FACTOR = 4  # a pause lasts at least so many times as long as the check before it
+MAX_PAUSE = 2.0  # seconds: but never longer, whatever sessions do to make a check long
 
 
 class MonitoredSandbox:
@@ -147,7 +148,7 @@ class LimitMonitor:
             for sandbox, why in findings:
                 if sandbox in self._sandboxes:
                     self._sandboxes[sandbox](why)
-            pause = max(CHECK_INTERVAL, PAUSE_FACTOR * (time.monotonic() - began))
+            pause = pause_after(time.monotonic() - began)
 
     def check_once(self, sandboxes: list[MonitoredSandbox]) -> list[tuple[MonitoredSandbox, str]]:
         """Returns the sandboxes that exceed a limit, with messages (blocking)."""
@@ -160,6 +161,11 @@ class LimitMonitor:
             (one, holders.get(one.pid) or one.find_excess(by_init[one.pid])) for one in sandboxes
         )
         return [(one, why) for one, why in found if why is not None]
+
+
+def pause_after(seconds: float) -> float:
+    """Returns the seconds until the next check, when the last took so many."""
+    return max(CHECK_INTERVAL, min(MAX_PAUSE, PAUSE_FACTOR * seconds))
 
 
 class Monitoring:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection
 from dataclasses import dataclass
 
 from era_kernels.sandbox.server.files_in_memory import FilesInMemory
 from era_kernels.sandbox.server.process_tree import ProcStat, read_proc_file
+
+# Of the processor, for the pages of one session: a process may have tens of thousands of mappings.
+MAX_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +37,14 @@ def proportional_bytes(processes: Collection[ProcStat], init: int) -> int:
 
     Files in memory are not among it: `FilesInMemory` measures those. Processes may hide their pages
     from an ordinary user, as the sandbox's init does. Those of code then count in full, and those
-    of the init, which it shares with the zygote, not at all.
+    of the init, which it shares with the zygote, not at all. So do those that are left after
+    MAX_SECONDS.
     """
-    return sum(
-        _proportional_bytes(one.pid) or (0 if one.pid == init else one.resident_bytes)
-        for one in processes
-    )
+    total, limit = 0, time.thread_time() + MAX_SECONDS
+    for one in processes:
+        share = _proportional_bytes(one.pid) if time.thread_time() < limit else 0
+        total += share or (0 if one.pid == init else one.resident_bytes)
+    return total
 
 
 def exceeds(

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from era_kernels.sandbox.server import files_in_memory
+from era_kernels.sandbox.server import files_in_memory, process_memory
 from era_kernels.sandbox.server.files_in_memory import FilesInMemory
 from era_kernels.sandbox.server.process_memory import (
     bytes_beside_pages,
@@ -86,6 +86,21 @@ def test_files_that_cannot_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
         process.communicate(b"\n")
     assert 30 * MIB <= hidden < 31 * MIB
     assert trusted < MIB  # of the init nothing is looked at
+
+
+def test_what_would_take_long_counts_in_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others wait for the same check: what has not been seen by then is the session's."""
+    with holding(
+        "import mmap\ndata = mmap.mmap(-1, 64 << 20)\ndata.write(bytes(64 << 20))"
+    ) as process:
+        exact = proportional_bytes([process], 0)
+        files = FilesInMemory()
+        monkeypatch.setattr(files_in_memory, "MAX_SECONDS", -1)
+        monkeypatch.setattr(process_memory, "MAX_SECONDS", -1)
+        grown = files_in_memory._host_bytes() + 300 * MIB
+        monkeypatch.setattr(files_in_memory, "_host_bytes", lambda: grown)
+        assert files.measure([process], 0) > 290 * MIB
+        assert proportional_bytes([process], 0) == process.resident_bytes > exact
 
 
 def test_shared_pages() -> None:
