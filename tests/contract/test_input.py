@@ -106,8 +106,8 @@ def test_password_leaves_no_trace(server: Server, shared: SessionClient) -> None
 def test_two_threads_ask(shared: SessionClient) -> None:
     """The oldest question is answered first; no line is lost between the two."""
     code = (
-        "import threading\n"
-        "def ask(n):\n    print(n, input(f'{n}? '), flush=True)\n"
+        "import sys, threading\n"
+        "def ask(n):\n    sys.stdout.write(f'{n} ' + input(f'{n}? ') + '\\n')\n"
         "threads = [threading.Thread(target=ask, args=(n,)) for n in range(2)]\n"
         "for thread in threads: thread.start()\n"
         "for thread in threads: thread.join()"

@@ -75,7 +75,9 @@ class World:
         for task in self.tasks:
             task.cancel()
         for writer in self.writers:
-            writer.transport.abort()
+            # One that closed itself after its last write does not know that it is closed.
+            with suppress(AttributeError):
+                writer.transport.abort()
         await asyncio.gather(*self.tasks, return_exceptions=True)
         await asyncio.sleep(0.01)  # transports close when the loop turns
 

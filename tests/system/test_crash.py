@@ -133,7 +133,7 @@ class Crash:
             assert client.http.get(f"{session.path}/code").json()["code"] == CODE
             if name != "source":
                 session.delete()
-        assert directories(server) == self.known
+        assert wait_until(lambda: directories(server) == self.known, 60)
         self.made.clear()
         self.deleted.clear()
         self.asked.clear()
