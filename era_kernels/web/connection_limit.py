@@ -17,6 +17,7 @@ LINGER_BYTES = 64 * 1024  # bytes of such a client that are read and thrown away
 LINGER_PAUSE = 1.0  # seconds until the close after that: it may read before its writing fails
 NEW_SECONDS = 0.5  # seconds in which a stranger keeps its place while there are others
 MAX_LOOKS = 64  # strangers that are looked at for one new connection
+UNACKNOWLEDGED_TIMEOUT = 120.0  # seconds that a client may leave what was sent to it unacknowledged
 RESERVE_PERCENT = 25  # of all connections: only for callers who have shown that they may come in
 
 
@@ -154,3 +155,15 @@ async def _drain(connection: socket.socket) -> None:
         return
     finally:
         connection.close()
+
+
+def set_keepalive(connection: socket.socket) -> None:
+    """Lets Linux close connections whose client vanished or does not read its answers."""
+    if connection.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 15)
+    connection.setsockopt(
+        socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(UNACKNOWLEDGED_TIMEOUT * 1000)
+    )

@@ -37,6 +37,7 @@ class HandlerContext:
     is_stopping: Callable[[], bool] = bool  # True while runs finish before the server ends
     storage_turns: Turns = field(default_factory=Turns)  # whose members serve the storage
     proxy_turns: Turns = field(default_factory=Turns)  # whose members serve what sessions serve
+    chunk_turns: Turns = field(default_factory=Turns)  # of bodies that come in small chunks
     memory: MemoryInWork = field(default_factory=MemoryInWork)
     in_work: Callable[[Any], AbstractContextManager[object]] = nullcontext
     port_hosts: PortHosts | None = None  # where ports of sessions have hosts of their own

@@ -18,11 +18,13 @@ from tornado.httputil import HTTPInputError
 from tornado.iostream import IOStream, UnsatisfiableReadError
 from tornado.web import Application
 
+from era_kernels.concurrency.turns import Turns
 from era_kernels.errors import AtCapacity, EraError, InvalidRequest, StartError
 from era_kernels.web import ambiguous_heads
 from era_kernels.web.answer_handler import SERVER, encode_error
 from era_kernels.web.base_handler import HandlerContext
-from era_kernels.web.connection_limit import Connections, Lingering
+from era_kernels.web.chunked_bodies import ChunkedIOStream
+from era_kernels.web.connection_limit import Connections, Lingering, set_keepalive
 from era_kernels.web.reserving_acceptor import FileReserve, ReservingAcceptor
 
 BACKLOG = 512  # connections that wait to be accepted
@@ -37,7 +39,6 @@ MAX_LINGERING = 64  # connections over the limit that may get a rejection at the
 LINGER_TIMEOUT = 1.0  # seconds that a rejected client has to read the rejection
 RETRY_AFTER_SECONDS = 1  # seconds that a rejected client should wait
 CLOSE_TIMEOUT = 5.0  # seconds for answers that are under way when the server closes
-UNACKNOWLEDGED_TIMEOUT = 120.0  # seconds that a client may leave what was sent to it unacknowledged
 
 # The bytes that Tornado 6 itself writes to reject a request (http1connection.py).
 _TORNADO_BAD_REQUEST = b"HTTP/1.1 400 Bad Request\r\n\r\n"
@@ -83,6 +84,7 @@ class WebServer:
             body_timeout=body_timeout,
             max_connections=max_connections,
             on_rejected=context.metrics.connection_rejected,
+            chunk_turns=context.chunk_turns,
         )
         server.add_sockets(sockets)
         return cls(server, context, _url(host, sockets[0].getsockname()[1]))
@@ -122,6 +124,7 @@ class LimitedHTTPServer(HTTPServer):
         idle_timeout: float,
         max_connections: int,
         on_rejected: Callable[[str], object],
+        chunk_turns: Turns,
         **kwargs: Any,
     ) -> None:
         super().initialize(application, **kwargs)
@@ -130,7 +133,7 @@ class LimitedHTTPServer(HTTPServer):
         self._idle_timeout = idle_timeout
         self._places = Connections(max_connections)
         self._after_answers = Lingering()
-        self._on_rejected = on_rejected
+        self._on_rejected, self._chunk_turns = on_rejected, chunk_turns
         self._lingering: set[asyncio.Task[None]] = set()
         self._reserve = FileReserve()
 
@@ -154,12 +157,13 @@ class LimitedHTTPServer(HTTPServer):
         if self._reserve.holds(stream.socket) or not self._places.make_room():
             self._reject(stream)
             return
-        _set_keepalive(stream.socket)
+        set_keepalive(stream.socket)
         connection = StrictIOStream(
             stream, self._idle_timeout, self._places.discard, self._on_rejected
         )
         connection.on_trusted, connection.on_distrusted = self._places.trust, self._places.distrust
         connection.close_politely = self._after_answers.close_soon
+        connection.chunk_turns = self._chunk_turns
         self._places.add(connection)
         super().handle_stream(connection, address)
 
@@ -182,7 +186,7 @@ class LimitedHTTPServer(HTTPServer):
         await super().close_all_connections()
 
 
-class StrictIOStream(IOStream):
+class StrictIOStream(ChunkedIOStream):
     """A connection that takes strict HTTP only and rejects anything else in JSON."""
 
     def __init__(
@@ -382,18 +386,6 @@ def _error_bytes(error: EraError) -> bytes:
         "Connection: close\r\n\r\n"
     )
     return head.encode() + body
-
-
-def _set_keepalive(connection: socket.socket) -> None:
-    """Lets Linux close connections whose client vanished or does not read its answers."""
-    if connection.family not in (socket.AF_INET, socket.AF_INET6):
-        return
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 15)
-    connection.setsockopt(
-        socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(UNACKNOWLEDGED_TIMEOUT * 1000)
-    )
 
 
 def _url(host: str, port: int) -> str:

@@ -78,6 +78,7 @@ class StorageListener:
         self._check_timer: asyncio.TimerHandle | None = None
         self._sessions: set[StorageSession] = set()
         self._after_answers = Lingering()
+        self._chunk_turns = context.chunk_turns
 
     def attach(
         self, listener: SessionListener, scope: Callable[[], StorageScope]
@@ -102,6 +103,7 @@ class StorageListener:
     def serve(self, stream: SessionStream, address: object) -> None:
         """Serves the requests of a connection that a session has accepted."""
         stream.close_politely = self._after_answers.close_soon
+        stream.chunk_turns = self._chunk_turns
         self._server.handle_stream(stream, (address,))
         if self._check_timer is None:
             self._schedule_check()
