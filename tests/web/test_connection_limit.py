@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from era_kernels.web import connection_limit as connections_module
+from era_kernels.web import connection_limit
 from era_kernels.web.connection_limit import Connections
 
 
@@ -70,7 +70,7 @@ def test_who_sends_for_long_gives_way(
     clients: list[FakeConnection], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Unread bytes keep a place for a moment only."""
-    monkeypatch.setattr(connections_module, "NEW_SECONDS", -1)
+    monkeypatch.setattr(connection_limit, "NEW_SECONDS", -1)
     places = Connections(8)
     for client in clients:
         client.client.sendall(b"GET / HTTP/1.1\r\n")
@@ -97,7 +97,7 @@ def test_who_was_trusted_for_a_request_gives_way_again(
     clients: list[FakeConnection], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A guest keeps its place as long as its request lasts, and not behind it."""
-    monkeypatch.setattr(connections_module, "NEW_SECONDS", -1)
+    monkeypatch.setattr(connection_limit, "NEW_SECONDS", -1)
     places = Connections(8)
     guests, others = clients[:6], clients[6:16]
     come(places, guests)

@@ -13,7 +13,7 @@ import pytest
 from era_kernels.errors import StartError
 from era_kernels.storage.resource_stores import ResourceStores
 from era_kernels.web import base_handler as base_module
-from era_kernels.web import connections as connections_module
+from era_kernels.web import connection_limit
 from era_kernels.web.access import Access
 from era_kernels.web.base_handler import HandlerContext
 from era_kernels.web.routes import Services, make_application
@@ -126,7 +126,7 @@ def test_pipelining_is_bounded(server: ServerUnderTest, session: str) -> None:
 
 def test_reader_that_does_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """A client that takes nothing costs bounded memory, and is cut off after a while."""
-    monkeypatch.setattr(connections_module, "UNACKNOWLEDGED_TIMEOUT", 1.0)
+    monkeypatch.setattr(connection_limit, "UNACKNOWLEDGED_TIMEOUT", 1.0)
     with run_server() as server, socket.socket() as sock:
         server.http.post("/api/sessions", json={"language": "lingo", "session_id": "s1"})
         server.http.post("/api/sessions/s1/run", json={"code": "endless"})
