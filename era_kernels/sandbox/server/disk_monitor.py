@@ -124,9 +124,10 @@ class DiskMonitor:
         session.devices = self.space.add(directories)
         session.workspace_device = next(iter(self.space.add(session.quotas[0].roots)), 0)
         self.space.look()
-        session.growth.note_standstill(self.space.taken)  # no code has run yet
-        session.pending_measurements -= 1
-        self._begin(session)
+        session.begin_measurement(self.space.taken, is_still=True)  # no code has run yet
+        if self.space.may_fill_soon(session.devices):
+            session.pending_measurements -= 1
+            self._begin(session)
         self._next_look = min(self._next_look, time.monotonic() + REST_LOOK)
 
     def _look_at_sessions(self, sessions: Sequence[SessionDisk], shrunk: int, now: float) -> None:

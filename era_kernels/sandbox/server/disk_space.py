@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from era_kernels.safe_fs.free_space import free_and_total
 from era_kernels.safe_fs.usage import MIN_ENTRY_BYTES
+
+# What one session can take in about two seconds.
+FAST_BYTES = 8 << 30
+FAST_INODES = 400_000
 
 
 @dataclass(slots=True)
@@ -20,6 +24,7 @@ class FileSystem:
     directory: str
     free: int = 0  # bytes that sessions may still take; free inodes count as their share of all
     total: int = 0  # bytes
+    may_fill_soon: bool = True  # one session could take all within two seconds
     _blocks: int | None = None  # free bytes at the last look
     _inodes: int = 0
 
@@ -39,6 +44,7 @@ class FileSystem:
             taken = max(0, self._blocks - blocks) + entries
         self._blocks, self._inodes = blocks, inodes
         self.free, self.total = free_and_total(status)
+        self.may_fill_soon = self.free < FAST_BYTES or (status.f_files > 0 and inodes < FAST_INODES)
         return taken
 
 
@@ -62,6 +68,11 @@ class DiskSpace:
                 parent = directory.parent if directory.parent.stat().st_dev == device else directory
                 self.file_systems[device] = FileSystem(device, os.fspath(parent))
         return frozenset(devices)
+
+    def may_fill_soon(self, devices: Collection[int]) -> bool:
+        """Returns whether one session could take all of one of these within two seconds."""
+        found = (self.file_systems.get(device) for device in devices)
+        return any(one is not None and one.may_fill_soon for one in found)
 
     def look(self) -> int:
         """Looks at all of them; returns the bytes taken since the last look.

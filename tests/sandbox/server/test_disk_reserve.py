@@ -90,3 +90,18 @@ def test_free_inodes_count_as_their_share(tmp_path: Path) -> None:
         space.look()
         (found,) = space.file_systems.values()
         assert 3 * MIB < found.free <= 4 * MIB
+        assert space.may_fill_soon([found.device])
+        assert not space.may_fill_soon([found.device + 1])
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [("64G,nr_inodes=1000000", False), ("64G,nr_inodes=100000", True), ("1G", True)],
+)
+def test_what_one_session_fills_in_a_moment(tmp_path: Path, options: str, expected: bool) -> None:
+    """On such a disk sessions are measured as soon as they begin; elsewhere that can wait."""
+    with small_disk(tmp_path, options) as disk:
+        space = DiskSpace()
+        devices = space.add([disk])
+        space.look()
+        assert space.may_fill_soon(devices) is expected
