@@ -70,8 +70,9 @@ class DiskRoom:
     def adjust(self) -> None:
         """Gives the ballast back, or makes it again, by the free space that there is (blocking)."""
         with suppress(OSError):
+            self._spare_inodes.adjust(os.statvfs(self._directory))
+        with suppress(OSError):
             status = os.statvfs(self._directory)
-            self._spare_inodes.adjust(status)
             free, total = status.f_bavail * status.f_frsize, status.f_blocks * status.f_frsize
             size = min(MAX_BALLAST, total // BALLAST_SHARE)
             if free < FULL:
