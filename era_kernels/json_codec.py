@@ -237,6 +237,8 @@ async def dumps_array(items: Iterable[Mapping[str, Any]]) -> tuple[bytes, int]:
 def _repair(value: Mapping[str, Any]) -> bytes:
     try:
         text = _encoder.encode(value)
+    except TypeError:  # a part of it is JSON already
+        return b"".join(iterdumps(value))
     except ValueError:
         text = _encoder.encode(_without_nan(value))
     try:

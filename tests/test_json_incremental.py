@@ -5,17 +5,18 @@ from __future__ import annotations
 import gc
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from era_kernels import json_incremental
+from era_kernels import json_codec, json_incremental
 from era_kernels.json_incremental import (
     CHUNK_CHARS,
     LONG_TEXT_BYTES,
+    EncodedJson,
     Utf8Text,
     estimate_size,
     iterencode,
@@ -62,6 +63,16 @@ def test_json_is_written(value: Any) -> None:
     found = [*iterencode(value)]
     assert b"".join(found).decode() == json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     assert max(map(len, found)) <= 12 * CHUNK_CHARS
+
+
+@pytest.mark.parametrize("wrap", [lambda part: part, lambda part: [1, {"a": part}]])
+def test_what_is_json_already_is_written_as_it_is(wrap: Callable[[Any], Any]) -> None:
+    """Encoded JSON stands in the place of its value, also in answers of any size."""
+    value = {"a": [1, None, "\u00e9\U0001f600"]}
+    encoded = EncodedJson(list(iterencode(value)))
+    assert encoded.value() == value
+    assert json.loads(b"".join(iterencode(wrap(encoded)))) == wrap(value)
+    assert json.loads(json_codec.dumps({"results": wrap(encoded)})) == {"results": wrap(value)}
 
 
 def test_numbers_that_json_lacks_are_written_as_null() -> None:

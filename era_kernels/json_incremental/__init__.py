@@ -4,6 +4,7 @@ The interpreter's own parser is quicker, but cannot be interrupted, and holds th
 also in a thread: an image of 50 MB or a list of a million items stops the server for as long.
 """
 
+from era_kernels.json_incremental.encoded_json import EncodedJson
 from era_kernels.json_incremental.encoding import iterencode
 from era_kernels.json_incremental.freeing import free_in_steps
 from era_kernels.json_incremental.parsing import JsonBytes, SanitizedDict, iterparse

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from era_kernels.json_incremental.encoded_json import EncodedJson
 from era_kernels.json_incremental.sizes import CHUNK_CHARS, VALUE_OVERHEAD_BYTES, estimate_size
 from era_kernels.json_incremental.utf8_text import Utf8Text
 
@@ -63,6 +64,8 @@ def _texts(value: Any) -> Iterator[str]:
         for text in value.texts():
             yield _encoder.encode(text)[1:-1]
         yield '"'
+    elif isinstance(value, EncodedJson):
+        yield from value.texts()
     else:
         yield _scalar_text(value)
 
@@ -84,7 +87,7 @@ def _item_texts(items: list[Any] | tuple[Any, ...]) -> Iterator[str]:
         try:
             yield _encoder.encode(items)[1:-1]
             return
-        except ValueError:  # NaN or infinite
+        except (ValueError, TypeError):  # NaN or infinite; JSON already
             pass
     for number, item in enumerate(items):
         if number:

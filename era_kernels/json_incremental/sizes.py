@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from era_kernels.json_incremental.encoded_json import EncodedJson
 from era_kernels.json_incremental.utf8_text import Utf8Text
 
 LARGE_BYTES = 256 * 1024  # bytes from which a value is large
@@ -11,7 +12,7 @@ VALUE_OVERHEAD_BYTES = 128  # bytes that stand for the cost of a value beside it
 CHUNK_CHARS = 32 * 1024  # characters of a string in one step
 
 _CONTAINERS = (dict, list, tuple)
-_TEXTS = (str, Utf8Text)
+_TEXTS = (str, Utf8Text, EncodedJson)
 
 
 def estimate_size(

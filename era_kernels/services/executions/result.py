@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from era_kernels.concurrency.cooperative import Stepwise, run_cooperatively
-from era_kernels.json_incremental import LARGE_BYTES, estimate_size, iterencode
+from era_kernels.json_incremental import LARGE_BYTES, EncodedJson, estimate_size, iterencode
 from era_kernels.models import (
     ClearOutput,
     Display,
@@ -24,13 +24,16 @@ from era_kernels.models import (
 )
 
 RichEvent = Result | Display | UpdateDisplay
+SizedJson = tuple[EncodedJson, int]  # the JSON of an output, and how many bytes it counts
+
+_RESULT, _DISPLAY = "execute_result", "display_data"  # the types of rich outputs
 
 
 @dataclass(slots=True)
 class RunResult:
     """Holds everything that a run produced; fields known only at its end are None before.
 
-    `results` are `{type, data, metadata}`; `error` is the server's error, if there was one.
+    `results` are `{type, data, metadata}` as JSON; `error` is the server's error, if there was one.
     `truncated` says that something is left out, `is_stdout_whole` that it is not of stdout.
     """
 
@@ -38,7 +41,7 @@ class RunResult:
     session_id: str
     stdout: str = ""
     stderr: str = ""
-    results: list[JsonObject] = field(default_factory=list)
+    results: list[EncodedJson] = field(default_factory=list)
     truncated: bool = False
     is_stdout_whole: bool = True
     exit_code: int | None = None
@@ -106,7 +109,7 @@ class _DisplayGroup:
 
     count: int = 0
     size: int = 0
-    last_update: JsonObject = field(default_factory=dict)
+    last_update: EncodedJson = field(default_factory=lambda: EncodedJson([]))
     newer_indexes: list[int] = field(default_factory=list)  # outputs that came after the update
 
 
@@ -115,24 +118,31 @@ class RichOutputs:
 
     An output that does not fit is replaced by a note, or left out when the note does not fit
     either. An update costs the same however many outputs there are: a program may send any number
-    of both.
+    of both. They are kept as JSON: small values take many times the size of their text, and stay
+    for as long as the run lasts.
     """
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._items: list[JsonObject | _DisplayGroup] = []  # a group stands for each updated output
+        self._items: list[
+            EncodedJson | _DisplayGroup
+        ] = []  # a group stands for each updated output
         self._groups: dict[str, _DisplayGroup] = {}
         self._clear_next = False
         self.size = 0
         self.has_omissions = False
 
     def add(
-        self, kind: str, event: Result | Display, display_id: str | None, size: int | None = None
+        self,
+        kind: str,
+        event: Result | Display,
+        display_id: str | None,
+        encoded: SizedJson | None = None,
     ) -> None:
-        """Adds a rich output; `size` is that of the event's JSON, where it is known."""
+        """Adds a rich output; `encoded` is its JSON, where it is known."""
         if self._clear_next:
             self.clear()
-        fitted = self._fit(kind, event, self._max_bytes - self.size, size)
+        fitted = self._fit(kind, event, self._max_bytes - self.size, encoded)
         if fitted is None:
             return
         item, size = fitted
@@ -144,12 +154,12 @@ class RichOutputs:
         self._items.append(item)
         self.size += size
 
-    def update(self, event: UpdateDisplay, size: int | None = None) -> None:
+    def update(self, event: UpdateDisplay, encoded: SizedJson | None = None) -> None:
         group = None if event.display_id is None else self._groups.get(event.display_id)
         if group is None:
             return
         remaining = (self._max_bytes - self.size + group.size) // group.count
-        fitted = self._fit("display_data", event, remaining, size)
+        fitted = self._fit(_DISPLAY, event, remaining, encoded)
         if fitted is not None:
             group.last_update, item_size = fitted
             for index in group.newer_indexes:
@@ -165,26 +175,23 @@ class RichOutputs:
             self._groups.clear()
             self.size, self.has_omissions = 0, False
 
-    def results(self) -> list[JsonObject]:
+    def results(self) -> list[EncodedJson]:
         return [
             item.last_update if isinstance(item, _DisplayGroup) else item for item in self._items
         ]
 
     def _fit(
-        self, kind: str, event: RichEvent, remaining: int, size: int | None
-    ) -> tuple[JsonObject, int] | None:
+        self, kind: str, event: RichEvent, remaining: int, encoded: SizedJson | None
+    ) -> tuple[EncodedJson, int] | None:
         """Returns the output, or a note in its place, that fits `remaining` bytes; and its size.
 
         None when not even the note fits.
         """
-        item: JsonObject = {"type": kind, "data": event.data, "metadata": event.metadata}
-        if size is None:
-            size = len(json.dumps(item))
+        item, size = encoded or _encode(_to_item(kind, event.data, event.metadata))
         if size > remaining:
             self.has_omissions = True
-            placeholder = {"text/plain": f"[... {size} bytes left out ...]"}
-            item = {"type": kind, "data": placeholder, "metadata": {}}
-            size = len(json.dumps(item))
+            note = {"text/plain": f"[... {size} bytes left out ...]"}
+            item, size = _encode(_to_item(kind, note, {}))
         return (item, size) if size <= remaining else None
 
 
@@ -215,30 +222,44 @@ class ResultBuilder:
                 isinstance(event, Result | Display | UpdateDisplay)
                 and estimate_size(event.data) > LARGE_BYTES
             ):
-                self._add(event, await run_cooperatively(_measure_stepwise(event)))
+                self._add(event, await run_cooperatively(self._encode_stepwise(event)))
             else:
                 self._add(event)
             if number % 64 == 0:
                 await asyncio.sleep(0)
 
-    def _add(self, event: Event, size: int | None = None) -> None:
+    def _add(self, event: Event, encoded: SizedJson | None = None) -> None:
         match event:
             case Stdout():
                 self._stdout.add(event.content)
             case Stderr():
                 self._stderr.add(event.content)
             case Result():
-                self._rich_outputs.add("execute_result", event, None, size)
+                self._rich_outputs.add(_RESULT, event, None, encoded)
             case Display():
-                self._rich_outputs.add("display_data", event, event.display_id, size)
+                self._rich_outputs.add(_DISPLAY, event, event.display_id, encoded)
             case UpdateDisplay():
-                self._rich_outputs.update(event, size)
+                self._rich_outputs.update(event, encoded)
             case ClearOutput():
                 self._rich_outputs.clear(event.wait)
             case ErrorEvent():
                 self._error = event
             case Done():
                 self._done = event
+
+    def _encode_stepwise(self, event: RichEvent) -> Stepwise[SizedJson]:
+        """Does the same as `_encode` in steps; what cannot fit is measured only."""
+        kind = _RESULT if isinstance(event, Result) else _DISPLAY
+        pieces: list[bytes] = []
+        size = 0
+        for piece in iterencode(_to_item(kind, event.data, event.metadata)):
+            size += len(piece)
+            if size > self._max_bytes:
+                pieces.clear()
+            elif piece:
+                pieces.append(piece)
+            yield
+        return EncodedJson(pieces), size
 
     def result(self) -> RunResult:
         out, err = self._stdout, self._stderr
@@ -260,13 +281,13 @@ class ResultBuilder:
         return run_result
 
 
-def _measure_stepwise(event: RichEvent) -> Stepwise[int]:
-    """Computes the size of an event's JSON, step by step."""
-    size = 0
-    for piece in iterencode({"data": event.data, "metadata": event.metadata}):
-        size += len(piece)
-        yield
-    return size
+def _to_item(kind: str, data: JsonObject, metadata: JsonObject) -> JsonObject:
+    return {"type": kind, "data": data, "metadata": metadata}
+
+
+def _encode(item: JsonObject) -> SizedJson:
+    """Returns the JSON of an output, and how many bytes it counts."""
+    return EncodedJson([b"".join(iterencode(item))]), len(json.dumps(item))
 
 
 _DONE_FIELDS = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -52,8 +53,12 @@ def text(value: str) -> dict[str, str]:
     return {"text/plain": value}
 
 
+def shown(run_result: RunResult) -> list[Any]:
+    return [result.value() for result in run_result.results]
+
+
 def shown_texts(run_result: RunResult) -> list[str]:
-    return [result["data"]["text/plain"] for result in run_result.results]
+    return [result["data"]["text/plain"] for result in shown(run_result)]
 
 
 def test_streams_are_concatenated() -> None:
@@ -160,7 +165,7 @@ def test_buffer_is_bounded() -> None:
 def test_results_in_order() -> None:
     """Rich outputs come in order, by the names of Jupyter's messages."""
     run_result = build_result(Display(text("d"), {"m": 1}), Result(text("r")))
-    assert run_result.results == [
+    assert shown(run_result) == [
         {"type": "display_data", "data": text("d"), "metadata": {"m": 1}},
         {"type": "execute_result", "data": text("r"), "metadata": {}},
     ]
@@ -176,7 +181,7 @@ def test_display_is_updated_in_place() -> None:
         UpdateDisplay(text("new"), display_id="1"),
     )
     assert shown_texts(run_result) == ["new", "b", "new", "d"]
-    assert {result["type"] for result in run_result.results} == {"display_data"}
+    assert {result["type"] for result in shown(run_result)} == {"display_data"}
 
 
 def test_display_after_an_update_shows_its_own() -> None:
@@ -250,7 +255,7 @@ def test_results_never_grow_past_the_bound() -> None:
     builder.add(Display(text("x" * (n % 200)), display_id=str(n % 7)) for n in range(2000))
     builder.add(UpdateDisplay(text("y" * n), display_id=str(n % 7)) for n in range(300))
     run_result = builder.result()
-    assert sum(len(json.dumps(result)) for result in run_result.results) <= 1000
+    assert sum(len(json.dumps(result)) for result in shown(run_result)) <= 1000
     assert run_result.truncated
 
 
@@ -271,5 +276,26 @@ async def test_long_outputs_are_folded_in_steps() -> None:
         run_result = builder.result()
         assert run_result.stdout == "a"
         if max_bytes > 300:
-            assert [result["data"] for result in run_result.results] == [long, long]
+            assert [result["data"] for result in shown(run_result)] == [long, long]
         assert run_result.truncated == (max_bytes == 300)
+
+
+@pytest.mark.parametrize("arrays", [1000, 40_000])
+@pytest.mark.parametrize("display_id", [None, "1"])
+async def test_kept_outputs_take_what_their_text_takes(arrays: int, display_id: str | None) -> None:
+    """Empty arrays take 24 times their text as values; a run keeps no more than the text."""
+    max_bytes = 1 << 18
+    builder = ResultBuilder("e1", "s1", max_bytes)
+    tracemalloc.start()
+    try:
+        for _ in range(2 * max_bytes // (3 * arrays)):
+            data = {"a": [[] for _ in range(arrays)]}
+            await builder.add_cooperatively([Display(data, {}, display_id)])
+            if display_id is not None:
+                await builder.add_cooperatively([UpdateDisplay(data, {}, display_id)])
+            del data
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert builder.result().results
+    assert kept < 3 * max_bytes
