@@ -6,22 +6,16 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from era_kernels.json_incremental.utf8_text import Utf8Pieces
 
-class EncodedJson:
-    """A JSON value as pieces of UTF-8, each of whole characters; stands in the place of the value.
+
+class EncodedJson(Utf8Pieces):
+    """A JSON value in pieces of its text; stands in the place of the value.
 
     `iterencode` puts the text where the value would be.
     """
 
-    __slots__ = ("_pieces", "_size")
-
-    def __init__(self, pieces: list[bytes]) -> None:
-        self._pieces = pieces
-        self._size = sum(map(len, pieces))
-
-    def __len__(self) -> int:
-        """The bytes of the text."""
-        return self._size
+    __slots__ = ()
 
     def value(self) -> Any:
         """Returns the value, which may take twenty times as much."""

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 LONG_TEXT_BYTES = 4 * 1024 * 1024  # bytes from which a parsed text is kept so
 
 
-class Utf8Text:
-    """A text in pieces of UTF-8, each of whole characters; stands in the place of a string."""
+class Utf8Pieces:
+    """Pieces of UTF-8, each of whole characters."""
 
     __slots__ = ("_pieces", "_size")
 
@@ -17,8 +17,14 @@ class Utf8Text:
         self._size = sum(map(len, pieces))
 
     def __len__(self) -> int:
-        """The bytes of the text."""
+        """The bytes of all."""
         return self._size
+
+
+class Utf8Text(Utf8Pieces):
+    """A text in pieces; stands in the place of a string."""
+
+    __slots__ = ()
 
     def __str__(self) -> str:
         """The whole text as a string, which may take four times as much."""

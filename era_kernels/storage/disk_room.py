@@ -64,7 +64,8 @@ class DiskRoom:
             raise InsufficientStorage(
                 f"The server's disk has less than {format_size(reserve)} left (disk_reserve), so "
                 "nothing new is stored; deleting works.",
-                hint="Delete files or sessions, or free disk space; nothing needs to be restarted.",
+                hint="Delete files or sessions, or free room on the disk (`df`, and `df -i`: free "
+                "inodes count as their share); nothing needs to be restarted.",
             )
 
     def adjust(self) -> None:
