@@ -70,7 +70,6 @@ def test_what_is_json_already_is_written_as_it_is(wrap: Callable[[Any], Any]) ->
     """Encoded JSON stands in the place of its value, also in answers of any size."""
     value = {"a": [1, None, "\u00e9\U0001f600"]}
     encoded = EncodedJson(list(iterencode(value)))
-    assert encoded.value() == value
     assert json.loads(b"".join(iterencode(wrap(encoded)))) == wrap(value)
     assert json.loads(json_codec.dumps({"results": wrap(encoded)})) == {"results": wrap(value)}
 

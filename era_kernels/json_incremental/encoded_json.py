@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from typing import Any
 
 from era_kernels.json_incremental.utf8_text import Utf8Pieces
 
@@ -16,10 +14,6 @@ class EncodedJson(Utf8Pieces):
     """
 
     __slots__ = ()
-
-    def value(self) -> Any:
-        """Returns the value, which may take twenty times as much."""
-        return json.loads(b"".join(self._pieces).decode("utf-8", "surrogatepass"))
 
     def texts(self) -> Iterator[str]:
         """Yields the pieces as strings."""

@@ -63,10 +63,12 @@ class Parser:
 
     decoder = json.JSONDecoder(parse_constant=lambda _: None)
     keeps_long_texts = True  # as `Utf8Text`
+    NO_VALUE = object()  # where a container has begun or goes on
 
     def __init__(self, data: JsonBytes, max_values: int, max_depth: int) -> None:
         self.data = data
         self.position = 0
+        self.room_until = len(data)  # the position from which `make_room` is called
         self._values_left = max_values
         self._max_depth = max_depth
         self._values_until_batch = 0  # values that are parsed one by one
@@ -94,13 +96,15 @@ class Parser:
         yield from self._skip_space()
         while True:
             yield
+            if self.position > self.room_until:
+                yield from self.make_room()
             if self._stack and isinstance(self._container, list) and self._parse_batch(b"[%b]"):
                 value = yield from self._parse_after_value()
-                if value is _NO_VALUE:
+                if value is self.NO_VALUE:
                     continue
             else:
                 value = yield from self._parse_value()
-            while value is not _NO_VALUE:
+            while value is not self.NO_VALUE:
                 self._add_value(value)
                 yield from self._skip_space()
                 if self._container is whole:
@@ -110,7 +114,7 @@ class Parser:
                 value = yield from self._parse_after_value()
 
     def _parse_value(self) -> Stepwise[Any]:
-        """Parses the value that begins here; returns `_NO_VALUE` where a container begins."""
+        """Parses the value that begins here; returns `NO_VALUE` where a container begins."""
         self._count_values(1)
         first = self.data[self.position : self.position + 1]
         if first == b'"':
@@ -135,7 +139,7 @@ class Parser:
         self._container = container
         if isinstance(container, dict):
             yield from self._parse_name()
-        return _NO_VALUE
+        return self.NO_VALUE
 
     def _parse_after_value(self) -> Stepwise[Any]:
         """Parses what follows a value: a comma, or the end of its container, which is returned."""
@@ -145,7 +149,7 @@ class Parser:
             yield from self._skip_space()
             if isinstance(self._container, dict):
                 yield from self._parse_name()
-            return _NO_VALUE
+            return self.NO_VALUE
         if delimiter != (b"}" if isinstance(self._container, dict) else b"]"):
             self.fail("Expecting ',' delimiter")
         self.position += 1
@@ -159,6 +163,8 @@ class Parser:
             self.position += 1  # the comma behind them
             yield
             yield from self._skip_space()
+            if self.position > self.room_until:
+                yield from self.make_room()
         if self.data[self.position : self.position + 1] != b'"':
             self.fail("Expecting property name enclosed in double quotes")
         self._key = str((yield from self._parse_string()))
@@ -277,6 +283,13 @@ class Parser:
 
     # ------------------------------------------------------------ the rules
 
+    def make_room(self) -> Stepwise[None]:
+        """Is called between two values or members: what was parsed may be taken out of containers.
+
+        They stay themselves, and the position, too.
+        """
+        yield
+
     def make_object(self) -> dict[str, Any]:
         """Returns an object without members."""
         return SanitizedDict()
@@ -313,9 +326,6 @@ class Parser:
     def fail_at_values(self) -> NoReturn:
         """Raises what reports too many values."""
         raise ValueError("too many values")
-
-
-_NO_VALUE = object()
 
 
 def _may_hold_large_number(bare: bytes) -> bool:

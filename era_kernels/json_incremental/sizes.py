@@ -12,7 +12,7 @@ VALUE_OVERHEAD_BYTES = 128  # bytes that stand for the cost of a value beside it
 CHUNK_CHARS = 32 * 1024  # characters of a string in one step
 
 _CONTAINERS = (dict, list, tuple)
-_TEXTS = (str, Utf8Text, EncodedJson)
+_TEXTS = (str, Utf8Text)
 
 
 def estimate_size(
@@ -33,6 +33,8 @@ def estimate_size(
             elif isinstance(item, _CONTAINERS):
                 if item:
                     inner.append(item)
+            elif isinstance(item, EncodedJson):
+                total += max(len(item), LARGE_BYTES + 1)  # it is written in steps, however short
             elif type(item) is int:
                 # An integer of n bits has at least n / 4 digits; to write many of them takes long.
                 total += item.bit_length() >> 2

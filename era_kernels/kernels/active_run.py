@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from era_kernels.concurrency.idle_timer import IdleTimer
+from era_kernels.json_incremental import estimate_size
 from era_kernels.kernels.channels import ChannelConnection
 from era_kernels.kernels.message_events import Reply
 from era_kernels.models import (
@@ -25,6 +26,7 @@ from era_kernels.models import (
     Output,
     Stderr,
     Stdout,
+    event_values,
 )
 
 MAX_PENDING_BYTES = 1024 * 1024
@@ -104,6 +106,8 @@ class ActiveRun:
     def add_output(self, event: Output, size: int) -> None:
         """Adds an output that cost `size` bytes on the wire; when too much waits, pauses iopub."""
         self._pending.append(event)
+        # A rich output may have small values, which take more memory than their text.
+        size = max(size, estimate_size(event_values(event), MAX_PENDING_BYTES))
         self._pending_bytes += size + EVENT_OVERHEAD
         self._batch_ready.set()
         if self._idle_timer is not None:

@@ -379,7 +379,7 @@ class KernelChannels:
     ) -> None:
         """Unpacks in small steps: a message of 60 MB would stop all else for half a second."""
         try:
-            async with self._receive_budget.unpacking(sum(map(len, parts))):
+            async with self._receive_budget.unpacking(parts):
                 on_message(await run_cooperatively(self._codec.unpack_stepwise(parts)))
         except InvalidMessage as problem:
             self.count_dropped(str(problem))

@@ -6,12 +6,16 @@ memory of the server, for each session of its user. All that is in work shares o
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
+from era_kernels.concurrency.cooperative import run_cooperatively
 from era_kernels.concurrency.memory_in_work import MINIMUM_BYTES, Holding, MemoryInWork
+from era_kernels.kernels.wire_protocol import count_values_stepwise
+from era_kernels.kernels.zmtp import Part
 
-UNPACKED_FACTOR = 3  # bytes of a message and of its values, for each byte of the message
+UNPACKED_FACTOR = 3  # bytes of a message and of its texts, for each byte of the message
+VALUE_BYTES = 80  # bytes that an array, an object or an item takes beside its text
 
 OnEvict = Callable[[], None]
 
@@ -49,17 +53,19 @@ class ReceiveBudget:
             holding.close()
 
     @asynccontextmanager
-    async def unpacking(self, size: int) -> AsyncIterator[None]:
-        """Counts a message of that size while it is unpacked; waits before where memory is short.
+    async def unpacking(self, parts: Sequence[Part]) -> AsyncIterator[None]:
+        """Counts a message while it is unpacked; waits before where memory is short.
 
-        A message that waits takes only its own bytes.
+        A message that waits takes only its own bytes; its values may take more than their text.
         """
+        size = sum(map(len, parts))
         holding = self._memory.open()
         holding.is_reading = False
         holding.set(size)
         try:
+            values = await run_cooperatively(count_values_stepwise(parts))
             await holding.wait()
-            holding.set(size * UNPACKED_FACTOR)
+            holding.set(size * UNPACKED_FACTOR + values * VALUE_BYTES)
             yield
         finally:
             holding.close()

@@ -22,7 +22,12 @@ from jupyter_client import protocol_version
 from jupyter_client.session import DELIM
 
 from era_kernels.concurrency.cooperative import Stepwise
-from era_kernels.json_incremental import CHUNK_CHARS, LARGE_BYTES, iterencode, iterparse
+from era_kernels.json_incremental import (
+    CHUNK_CHARS,
+    LARGE_BYTES,
+    iterencode,
+    iterparse_encoding_items,
+)
 from era_kernels.kernels.zmtp import Part
 from era_kernels.models import JsonObject
 
@@ -32,6 +37,8 @@ MAX_VALUES = 1_000_000  # lists, objects and their items in one part; each takes
 MAX_VALUES_AT_ONCE = 5000  # values that are parsed in one step
 MAX_DEPTH = 102  # of nested JSON: a MIME bundle may have 100 levels
 
+_RICH_OUTPUTS = ("display_data", "update_display_data", "execute_result")
+_OPAQUE = frozenset({"data", "metadata"})  # of rich outputs: their items are only passed on
 _CONNECTION_FILE = "kernel.json"
 _DUMP_FILE = "dump"
 _PORTS = {"shell": 1, "iopub": 2, "stdin": 3, "control": 4, "hb": 5}
@@ -216,11 +223,12 @@ class MessageCodec:
         if not compare_digest((yield from self._sign_stepwise(signed)), signature):
             raise InvalidMessage("the signature is wrong")
         header, parent, _, content = signed
-        size = len(content)
+        size, parsed_header = len(content), (yield from _parse_stepwise(header))
+        is_rich = parsed_header.get("msg_type") in _RICH_OUTPUTS
         return _to_message(
-            (yield from _parse_stepwise(header)),
+            parsed_header,
             (yield from _parse_stepwise(parent)),
-            (yield from _parse_stepwise(content)),
+            (yield from _parse_stepwise(content, _OPAQUE if is_rich else frozenset())),
             size,
         )
 
@@ -253,6 +261,16 @@ def is_slow_to_unpack(parts: Sequence[Part]) -> bool:
         and _count_values(_strip_strings(part)) > MAX_VALUES_AT_ONCE
         for part in parts
     )
+
+
+def count_values_stepwise(parts: Sequence[Part]) -> Stepwise[int]:
+    """Returns the most values that a message can have: of JSON, and no more than are accepted."""
+    total = 0
+    for part in parts:
+        for start in range(0, len(part), LARGE_BYTES):
+            total += _count_values(part[start : start + LARGE_BYTES])
+            yield
+    return min(total, MAX_VALUES)
 
 
 def _split_signed(parts: Sequence[Part]) -> Sequence[Part]:
@@ -289,10 +307,11 @@ def _parse(part: Part) -> JsonObject:
     return _require_object(value)
 
 
-def _parse_stepwise(part: Part) -> Stepwise[JsonObject]:
+def _parse_stepwise(part: Part, opaque: frozenset[str] = frozenset()) -> Stepwise[JsonObject]:
+    """Parses a JSON object; large items of the `opaque` objects in it become `EncodedJson`."""
     # Hostile JSON: each `[],` takes 3 bytes in the text and 64 in memory.
     try:
-        value = yield from iterparse(part, MAX_VALUES, MAX_DEPTH)
+        value = yield from iterparse_encoding_items(part, MAX_VALUES, MAX_DEPTH, opaque)
     except (ValueError, MemoryError) as error:
         raise InvalidMessage("a part is no JSON, or too much of it") from error
     return _require_object(value)

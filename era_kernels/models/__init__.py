@@ -18,6 +18,7 @@ from era_kernels.models.events import (
     UpdateDisplay,
     event_from_json,
     event_to_json,
+    event_values,
     server_line,
 )
 from era_kernels.models.executions import (

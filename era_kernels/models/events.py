@@ -173,6 +173,12 @@ def event_to_json(event: Event) -> JsonObject:
     return out
 
 
+def event_values(event: Event) -> tuple[JsonObject, ...]:
+    """Returns the JSON objects in an event, which may be large: `data` and `metadata`."""
+    found = (getattr(event, name, None) for name in ("data", "metadata"))
+    return tuple(value for value in found if value is not None)
+
+
 def event_from_json(value: JsonObject) -> Event:
     """Returns the event of a JSON object; the inverse of `event_to_json`.
 

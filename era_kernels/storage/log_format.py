@@ -12,13 +12,17 @@ from typing import Any
 from era_kernels import json_incremental
 from era_kernels.concurrency.cooperative import Stepwise, run_in_slices
 from era_kernels.models import (
+    Display,
     Event,
     JsonObject,
     LoggedEvent,
+    Result,
     Stderr,
     Stdout,
+    UpdateDisplay,
     event_from_json,
     event_to_json,
+    event_values,
 )
 
 MAX_TEXT_CHARS = 1 << 20  # characters of text in one event; a longer text becomes several events
@@ -26,6 +30,10 @@ MAX_VALUES = 10_000_000  # values in a line that is read; a kernel's message has
 MAX_DEPTH = 1000  # levels in a line that is read; a kernel's message has fewer
 
 _TEXT_EVENT = re.compile(rb'"type":"(?:stdout|stderr)"')
+_RICH_EVENT = re.compile(
+    rb'"type":"(?:%b)"' % b"|".join(cls.type.encode() for cls in (Result, Display, UpdateDisplay))
+)
+_OPAQUE = frozenset({"data", "metadata"})  # of rich events: their items are only passed on
 _encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
@@ -73,9 +81,7 @@ def encode(recorded: LoggedEvent) -> tuple[bytes, LineInfo]:
 
 def is_long(event: Event) -> bool:
     """Returns True if an event's line must be encoded in steps; long texts are cut instead."""
-    return (
-        json_incremental.estimate_size(getattr(event, "data", None)) > json_incremental.LARGE_BYTES
-    )
+    return json_incremental.estimate_size(event_values(event)) > json_incremental.LARGE_BYTES
 
 
 def is_slow_to_write(events: Sequence[Event]) -> bool:
@@ -172,7 +178,9 @@ def _decode_object(line: bytes) -> JsonObject:
 
 def _decode_object_in_slices(line: bytes) -> JsonObject:
     """Decodes a long line in a thread, and lets other threads run in between."""
-    return _check_object(run_in_slices(json_incremental.iterparse(line, MAX_VALUES, MAX_DEPTH)))
+    names = _OPAQUE if _RICH_EVENT.search(line, 0, 200) else frozenset()
+    steps = json_incremental.iterparse_encoding_items(line, MAX_VALUES, MAX_DEPTH, names)
+    return _check_object(run_in_slices(steps))
 
 
 def _check_object(values: object) -> JsonObject:

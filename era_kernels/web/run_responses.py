@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired
 
 from pydantic import Field
 
-from era_kernels import json_codec
-from era_kernels.json_incremental import estimate_size
 from era_kernels.models import NO_FILES_CHANGED, ExceptionInfo, JsonObject
 from era_kernels.web.base_response_models import ResponseModel
 
@@ -224,9 +222,5 @@ def with_status(result: result.RunResult, out: JsonObject) -> tuple[JsonObject, 
 
 
 def estimated_size(result: result.RunResult) -> int:
-    """Returns about how many bytes the answer takes as JSON; many small values count as more."""
-    return (
-        len(result.stdout)
-        + len(result.stderr)
-        + estimate_size(result.results, json_codec.SLICE_BYTES)
-    )
+    """Returns about how many bytes the answer takes as JSON."""
+    return len(result.stdout) + len(result.stderr) + sum(map(len, result.results))

@@ -17,7 +17,7 @@ async def test_messages_are_unpacked_one_after_the_other_where_memory_is_short()
 
     async def unpack() -> None:
         nonlocal most
-        async with budget.unpacking(8 * MIB):
+        async with budget.unpacking([bytes(8 * MIB)]):
             most = max(most, memory.total)
             await asyncio.sleep(0.01)
 
@@ -31,10 +31,21 @@ async def test_a_wait_that_is_cancelled_leaves_nothing() -> None:
     """A kernel that ends takes its messages along, also those that wait."""
     memory = MemoryInWork(2 * MIB)
     budget = ReceiveBudget(memory)
-    async with budget.unpacking(2 * MIB), budget.unpacking(2 * MIB):
-        waiting = asyncio.create_task(budget.unpacking(2 * MIB).__aenter__())
+    message = [bytes(2 * MIB)]
+    async with budget.unpacking(message), budget.unpacking(message):
+        waiting = asyncio.create_task(budget.unpacking(message).__aenter__())
         await asyncio.sleep(0.05)
         assert not waiting.done()
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)
+    assert memory.total == 0
+
+
+async def test_small_values_count_more_than_their_text() -> None:
+    """A million empty arrays are 3 MB of text."""
+    memory = MemoryInWork(20 * MIB)
+    async with ReceiveBudget(memory).unpacking([b"[]," * 1_000_000]):
+        assert memory.total > 70 * MIB
+    async with ReceiveBudget(memory).unpacking([b"x" * 3_000_000]):
+        assert memory.total <= UNPACKED_FACTOR * 3_000_000
     assert memory.total == 0

@@ -11,6 +11,7 @@ from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.session import DELIM, Session
 
 from era_kernels.concurrency.cooperative import run_in_slices
+from era_kernels.json_incremental import EncodedJson
 from era_kernels.kernels.wire_protocol import (
     MAX_VALUES,
     ConnectionInfo,
@@ -134,6 +135,20 @@ def test_bombs_are_refused_and_long_texts_are_not() -> None:
     text = [*head, b'{"text": "' + b'[\\"],{' * MAX_VALUES + b'"}']
     found = run_in_slices(wire.unpack_stepwise([DELIM, session.sign(text), *text]))
     assert found.content == {"text": '["],{' * MAX_VALUES}
+
+
+@pytest.mark.parametrize(
+    ("msg_type", "is_encoded"),
+    [("display_data", True), ("execute_result", True), ("execute_reply", False)],
+)
+def test_items_of_rich_outputs_are_kept_as_json(msg_type: str, is_encoded: bool) -> None:
+    """Where they have many values; the server looks into other messages."""
+    wire, session = MessageCodec(KEY), Session(key=KEY.encode())
+    content = b'{"data": {"a": [' + b"[]," * 50_000 + b'1], "b": [1]}}'
+    parts = [b'{"msg_type": "%b"}' % msg_type.encode(), b"{}", b"{}", content]
+    found = run_in_slices(wire.unpack_stepwise([DELIM, session.sign(parts), *parts]))
+    assert isinstance(found.content["data"]["a"], EncodedJson) is is_encoded
+    assert found.content["data"]["b"] == [1]
 
 
 def test_both_ways_to_unpack_are_one() -> None:

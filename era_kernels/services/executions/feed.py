@@ -11,7 +11,16 @@ from sys import getsizeof
 
 from era_kernels.errors import StorageFailed
 from era_kernels.json_incremental import estimate_size
-from era_kernels.models import Done, Event, InputRequest, LoggedEvent, Stderr, Stdout, now
+from era_kernels.models import (
+    Done,
+    Event,
+    InputRequest,
+    LoggedEvent,
+    Stderr,
+    Stdout,
+    event_values,
+    now,
+)
 from era_kernels.services.executions.shortage_in_output import WORDS_LENGTH
 from era_kernels.storage.execution_log import ExecutionLog
 
@@ -67,7 +76,7 @@ def _event_size(event: Event) -> int:
         return getsizeof(event.content) + 100  # with one emoji, four bytes for each character
     if isinstance(event, InputRequest):
         return len(event.prompt) + 100
-    return 100 + estimate_size(getattr(event, "data", None), MAX_BATCH_BYTES)
+    return 100 + estimate_size(event_values(event), MAX_BATCH_BYTES)
 
 
 class EventFeed:

@@ -21,6 +21,7 @@ from era_kernels.models import (
     Stderr,
     Stdout,
     UpdateDisplay,
+    event_values,
 )
 
 RichEvent = Result | Display | UpdateDisplay
@@ -220,7 +221,7 @@ class ResultBuilder:
         for number, event in enumerate(events, 1):
             if (
                 isinstance(event, Result | Display | UpdateDisplay)
-                and estimate_size(event.data) > LARGE_BYTES
+                and estimate_size(event_values(event)) > LARGE_BYTES
             ):
                 self._add(event, await run_cooperatively(self._encode_stepwise(event)))
             else:

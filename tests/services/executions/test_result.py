@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from era_kernels.json_incremental import iterencode
 from era_kernels.models import (
     ClearOutput,
     Display,
@@ -54,7 +55,7 @@ def text(value: str) -> dict[str, str]:
 
 
 def shown(run_result: RunResult) -> list[Any]:
-    return [result.value() for result in run_result.results]
+    return [json.loads(b"".join(iterencode(result))) for result in run_result.results]
 
 
 def shown_texts(run_result: RunResult) -> list[str]:
