@@ -16,6 +16,7 @@ LINGER_TIMEOUT = 5.0  # seconds that such a client has
 LINGER_BYTES = 64 * 1024  # bytes of such a client that are read and thrown away
 LINGER_PAUSE = 1.0  # seconds until the close after that: it may read before its writing fails
 NEW_SECONDS = 0.5  # seconds in which a stranger keeps its place while there are others
+UNREAD_SECONDS = 5.0  # the same for one that has sent what the server has not read yet
 MAX_LOOKS = 64  # strangers that are looked at for one new connection
 UNACKNOWLEDGED_TIMEOUT = 120.0  # seconds that a client may leave what was sent to it unacknowledged
 RESERVE_PERCENT = 25  # of all connections: only for callers who have shown that they may come in
@@ -81,11 +82,15 @@ class Connections:
         """Returns the oldest stranger that must give way, if there is one.
 
         A new one keeps its place while there are others, and also where there are none while the
-        server has not read yet what it has sent: in a burst many are accepted before one is read.
+        server has not read yet what it has sent: in a burst many are accepted before one is read,
+        and on a busy host it takes long until all are.
         """
         now = time.monotonic()
         for connection, since in islice(self._strangers.items(), MAX_LOOKS):
-            if now - since > NEW_SECONDS or (is_full and not _has_unread(connection.socket)):
+            age = now - since
+            if age > UNREAD_SECONDS:
+                return connection
+            if (is_full or age > NEW_SECONDS) and not _has_unread(connection.socket):
                 return connection
         return None
 

@@ -57,7 +57,8 @@ class Places:
         session = f"/api/sessions/{NAMES['id']}"
         body = {"language": "python", "id": NAMES["id"]}
         if self._http.post("/api/sessions", json=body).status_code == 201:
-            run = self._http.post(f"{session}/run", json={"code": "print(1)"})
+            body = {"code": "print(1)", "timeout": 120}  # seconds: the host may be busy
+            run = self._http.post(f"{session}/run", json=body)
             self.execution_id = run.raise_for_status().json()["execution_id"]
         self._http.put(f"{session}/files/{NAMES['path']}", content=b"abc").raise_for_status()
         self._http.put(f"{session}/code", json={"code": "1"}).raise_for_status()

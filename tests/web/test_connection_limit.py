@@ -69,14 +69,28 @@ def test_strangers_are_refused_while_all_others_are_just_sending(
 def test_who_sends_for_long_gives_way(
     clients: list[FakeConnection], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Unread bytes keep a place for a moment only."""
-    monkeypatch.setattr(connection_limit, "NEW_SECONDS", -1)
+    """Unread bytes keep a place for some seconds only."""
+    monkeypatch.setattr(connection_limit, "UNREAD_SECONDS", -1)
     places = Connections(8)
     for client in clients:
         client.client.sendall(b"GET / HTTP/1.1\r\n")
     assert all(come(places, clients))
     # Some places are never theirs.
     assert [client.has_given_up for client in clients] == [True] * 14 + [False] * 6
+
+
+def test_who_has_not_been_read_for_a_second_keeps_its_place(
+    clients: list[FakeConnection], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server is slow, not the client; one that has sent nothing gives way."""
+    monkeypatch.setattr(connection_limit, "NEW_SECONDS", -1)
+    places = Connections(8)
+    sending, silent = clients[:5], clients[5:]
+    for client in sending:
+        client.client.sendall(b"GET / HTTP/1.1\r\n")
+    assert all(come(places, [*sending, *silent]))
+    assert not any(client.has_given_up for client in sending)
+    assert [client.has_given_up for client in silent] == [True] * 14 + [False]
 
 
 def test_known_clients_keep_their_places(clients: list[FakeConnection]) -> None:
