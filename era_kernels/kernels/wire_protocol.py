@@ -26,6 +26,7 @@ from era_kernels.json_incremental import (
     CHUNK_CHARS,
     LARGE_BYTES,
     iterencode,
+    iterparse,
     iterparse_encoding_items,
 )
 from era_kernels.kernels.zmtp import Part
@@ -37,8 +38,6 @@ MAX_VALUES = 1_000_000  # lists, objects and their items in one part; each takes
 MAX_VALUES_AT_ONCE = 5000  # values that are parsed in one step
 MAX_DEPTH = 102  # of nested JSON: a MIME bundle may have 100 levels
 
-_RICH_OUTPUTS = ("display_data", "update_display_data", "execute_result")
-_OPAQUE = frozenset({"data", "metadata"})  # of rich outputs: their items are only passed on
 _CONNECTION_FILE = "kernel.json"
 _DUMP_FILE = "dump"
 _PORTS = {"shell": 1, "iopub": 2, "stdin": 3, "control": 4, "hb": 5}
@@ -224,13 +223,9 @@ class MessageCodec:
             raise InvalidMessage("the signature is wrong")
         header, parent, _, content = signed
         size, parsed_header = len(content), (yield from _parse_stepwise(header))
-        is_rich = parsed_header.get("msg_type") in _RICH_OUTPUTS
-        return _to_message(
-            parsed_header,
-            (yield from _parse_stepwise(parent)),
-            (yield from _parse_stepwise(content, _OPAQUE if is_rich else frozenset())),
-            size,
-        )
+        parsed_parent = yield from _parse_stepwise(parent)
+        parse = _PARSERS.get(str(parsed_header.get("msg_type")), _parse_stepwise)
+        return _to_message(parsed_header, parsed_parent, (yield from parse(content)), size)
 
     def _sign(self, parts: Sequence[Part]) -> bytes:
         """Returns the signature of the parts."""
@@ -307,11 +302,33 @@ def _parse(part: Part) -> JsonObject:
     return _require_object(value)
 
 
-def _parse_stepwise(part: Part, opaque: frozenset[str] = frozenset()) -> Stepwise[JsonObject]:
-    """Parses a JSON object; large items of the `opaque` objects in it become `EncodedJson`."""
+def _parse_stepwise(part: Part) -> Stepwise[JsonObject]:
+    return _to_object_stepwise(iterparse(part, MAX_VALUES, MAX_DEPTH))
+
+
+def _parse_stream_stepwise(part: Part) -> Stepwise[JsonObject]:
+    """Does the same with a long text as a string: to make it one later would take long."""
+    return _to_object_stepwise(iterparse(part, MAX_VALUES, MAX_DEPTH, keeps_long_texts=False))
+
+
+def _parse_rich_output_stepwise(part: Part) -> Stepwise[JsonObject]:
+    """Does the same with `EncodedJson` for large items of MIME bundles: they are only passed on."""
+    names = frozenset({"data", "metadata"})
+    return _to_object_stepwise(iterparse_encoding_items(part, MAX_VALUES, MAX_DEPTH, names))
+
+
+_PARSERS = {
+    "stream": _parse_stream_stepwise,
+    "display_data": _parse_rich_output_stepwise,
+    "update_display_data": _parse_rich_output_stepwise,
+    "execute_result": _parse_rich_output_stepwise,
+}
+
+
+def _to_object_stepwise(steps: Stepwise[Any]) -> Stepwise[JsonObject]:
     # Hostile JSON: each `[],` takes 3 bytes in the text and 64 in memory.
     try:
-        value = yield from iterparse_encoding_items(part, MAX_VALUES, MAX_DEPTH, opaque)
+        value = yield from steps
     except (ValueError, MemoryError) as error:
         raise InvalidMessage("a part is no JSON, or too much of it") from error
     return _require_object(value)
