@@ -13,6 +13,8 @@ init sends it when a process ends, after the reply that named the process.
     ← {"id"} + the socket, or {"id", "error", "errno"}
     → {"op": "network", "id"}                       ← {"id"} + the network namespace
     → {"op": "ping", "id"}                          ← {"id"}: whoever stops this process is found
+    → {"op": "stop_all", "id", "until"}             monotonic seconds: later nothing is done
+    ← {"id", "stopped"}: true; false: this cannot be done; null: it may not have been done
     → {"op": "signal", "process", "signal"}         with an id: ← {"id"}
           with "kill_group_on_exit": when the process dies, the rest of its group is killed, too
     ← {"ready": pid} at the start, or {"failed": text}
@@ -32,7 +34,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
-from era_kernels.sandbox.init import fd_messages, isolation, launch
+from era_kernels.sandbox.init import fd_messages, isolation, launch, signal_all
 from era_kernels.sandbox.init.reaper import SigchldPipe, kill_all, reap_all
 from era_kernels.sandbox.init.sandbox_spec import IsolationKind, SandboxSpec
 from era_kernels.sandbox.init.send_queue import SendQueue
@@ -132,6 +134,8 @@ class Init:
             self._reply_with_network(message)
         elif message["op"] == "ping":
             self._outbox.put({"id": message["id"]})
+        elif message["op"] == "stop_all":
+            self._stop_all(message)
         else:
             self._signal(message)
         return None
@@ -246,6 +250,14 @@ class Init:
                 ending = {"signal": -code} if code < 0 else {"code": code}
                 self._outbox.put({"ended": number, **ending})
 
+    def _stop_all(self, message: JsonObject) -> None:
+        """Stops all processes of the session in one step, unless nobody waits for it any more."""
+        seconds = message["until"] - time.monotonic()
+        stopped = None
+        if seconds > 0:
+            stopped = signal_all.signal_all(self._spec, signal.SIGSTOP, seconds)
+        self._outbox.put({"id": message["id"], "stopped": stopped})
+
     def _signal(self, message: JsonObject) -> None:
         for pid, number in self._processes.items():
             if number == message["process"]:
@@ -305,22 +317,8 @@ def _shut_down(spec: SandboxSpec) -> NoReturn:
     signal.set_wakeup_fd(-1)
     if os.getpid() != 1:
         for _ in range(END_TRIES):
-            _kill_session_at_once(spec)
+            if signal_all.is_confined(spec):  # then none can fork away
+                signal_all.signal_all(spec, signal.SIGKILL, END_INTERVAL)
             if kill_all(timeout=END_INTERVAL):
                 break
     os._exit(0)
-
-
-def _kill_session_at_once(spec: SandboxSpec) -> None:
-    """Kills all whom this process may signal, where those are the session's: none can fork away.
-
-    Others may be signalled where Landlock does not deny it, as the parent shows.
-    """
-    parent = os.getppid()
-    if not spec.signals_end_inside or parent == 0:
-        return
-    try:
-        os.kill(parent, 0)
-    except PermissionError:
-        with contextlib.suppress(ProcessLookupError, PermissionError):  # there is none
-            os.kill(-1, signal.SIGKILL)

@@ -30,6 +30,7 @@ class SandboxSpec:
     seccomp_program: str = ""  # a BPF program that filters system calls, in base64
     uid: int | None = None  # the session's own uid, where it has one
     init_uid: int | None = None  # the init's, which no code has; where `uid` is given
+    signaller_uid: int | None = None  # of whoever signals all of the session; where `uid` is given
     traverse_gid: int | None = None  # a group that may traverse the server's own directories
     reads_past_modes: bool = False  # code has CAP_DAC_READ_SEARCH; where `uid` is given
     signals_end_inside: bool = False  # Landlock denies the init, too, to signal anybody else

@@ -63,7 +63,7 @@ class DiskMeasurement:
         """Closes what is open; a session that stands still goes on unless it is to end."""
         self._steps.close()
         if self.excess is None:
-            self.session.stopped.resume()
+            self.session.stopped.resume(self._standstill)
         else:
             self.session.stopped.forget()
 

@@ -200,7 +200,7 @@ class DiskMonitor:
 
     def _find_processes(self, session: SessionDisk) -> Collection[ProcStat]:
         inits = [one.init for one in self._watched.sessions]
-        return self._measured_tree.by_init({*inits, session.init})[session.init]
+        return self._measured_tree.by_init({*inits, session.init}, is_fresh=True)[session.init]
 
     def _advance(self) -> None:
         """Goes on with all measurements, those of sessions that stand still in the first place."""

@@ -27,6 +27,7 @@ class FilesInMemory:
 
     def __init__(self) -> None:
         self._when_all_was_seen = _host_bytes(), 0  # of the whole host, and of the session
+        self.total = 0  # that were seen last
 
     def measure(self, processes: Collection[ProcStat], init: int) -> int:
         """Returns their bytes (blocking).
@@ -42,7 +43,8 @@ class FilesInMemory:
             if time.thread_time() > limit:
                 found.hides_files = True
                 break
-        total, host = found.total + _tmpfs_bytes(processes), _host_bytes()
+        self.total = total = found.total + _tmpfs_bytes(processes)
+        host = _host_bytes()
         if found.hides_files:
             host_then, total_then = self._when_all_was_seen
             return max(total, total_then + host - host_then)

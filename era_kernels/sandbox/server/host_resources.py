@@ -20,6 +20,7 @@ from era_kernels.sandbox.server.cgroup_memory import Shortage
 from era_kernels.sandbox.server.cgroups import SandboxCgroup
 from era_kernels.sandbox.server.limit_monitor import MonitoredSandbox, describe_oom
 from era_kernels.sandbox.server.server_listeners import listen_on_unix_socket
+from era_kernels.sandbox.server.stop_all import StopAll
 from era_kernels.sandbox.server.tiers import IsolationProfile
 from era_kernels.sandbox.server.uids import UidAllocator, allow_traverse, chown_tree
 
@@ -115,7 +116,11 @@ class HostResources:
             paths, self.runtime_directory, self._limits, self._uid, self._min_reserved
         )
         if self._uid is not None:
-            spec = replace(spec, init_uid=self._uid_allocator.init_uid)
+            init_uid, signaller_uid = (
+                self._uid_allocator.init_uid,
+                self._uid_allocator.signaller_uid,
+            )
+            spec = replace(spec, init_uid=init_uid, signaller_uid=signaller_uid)
         if self._profile.per_session_uid and not self._profile.spec.reads_past_modes:
             spec = replace(spec, traverse_gid=self._uid_allocator.traverse_gid)
         return spec
@@ -141,7 +146,7 @@ class HostResources:
         ):
             allow_traverse(directory, self._uid_allocator.traverse_gid, own_directories)
 
-    def make_monitored_sandbox(self, pid: int) -> MonitoredSandbox:
+    def make_monitored_sandbox(self, pid: int, stop_all: StopAll) -> MonitoredSandbox:
         """Returns the monitor's entry for limits that no group enforces; `pid`: the init's."""
         other_writable = (self._host_paths.packages, self._host_paths.cache, self.runtime_directory)
         return MonitoredSandbox(
@@ -153,6 +158,7 @@ class HostResources:
             None if self._cgroup is None else self._cgroup.memory_group,
             groups=() if self._cgroup is None else self._cgroup.directories,
             has_network=self._profile.spec.has_namespaces,
+            stop_all=stop_all,
         )
 
     def listen_on_unix_socket(self, init_pid: int) -> SessionListener:

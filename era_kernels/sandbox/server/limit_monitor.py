@@ -24,6 +24,10 @@ from era_kernels.sandbox.server.process_memory import Activity, exceeds
 from era_kernels.sandbox.server.process_tree import ProcessTree, ProcStat
 from era_kernels.sandbox.server.session_disk import SessionDisk, workspace_quotas
 from era_kernels.sandbox.server.socket_memory import SocketMemory
+from era_kernels.sandbox.server.stop_all import StopAll
+from era_kernels.sandbox.server.stopped_processes import StoppedProcesses
+from era_kernels.sandbox.server.unseen_memory import HostLook, HostMemory, UnseenMemory
+from era_kernels.sandbox.server.unseen_processes import UnseenProcesses
 
 log = logging.getLogger(__name__)
 
@@ -47,12 +51,14 @@ class MonitoredSandbox:
         *,
         groups: Sequence[Path] = (),
         has_network: bool = False,
+        stop_all: StopAll | None = None,
     ) -> None:
         """Takes the names of limits that need no check, and more directories that code writes.
 
         `memory_group` counts the sandbox's memory, where there is one; `groups` are all that it
         has. `has_network` tells that its network is its own.
         """
+        stopped = StoppedProcesses(UnseenProcesses(pid, groups), stop_all)
         self.pid = pid
         self.memory = SessionMemory(pid, memory_group)
         self.memory.sockets = SocketMemory(pid) if has_network else None
@@ -62,14 +68,26 @@ class MonitoredSandbox:
         self.disk: SessionDisk | None = None
         if limits.workspace is not None:
             quotas = workspace_quotas(workspace, other_writable, limits.workspace)
-            self.disk = SessionDisk(pid, quotas, groups)
+            self.disk = SessionDisk(pid, quotas, stopped)
         self._files = FilesInMemory()
+        self._unseen = UnseenMemory(stopped)
         self._last_activity: Activity | None = None
 
-    def find_excess(self, processes: Collection[ProcStat]) -> str | None:
-        """Returns a message about the limit that is exceeded, or None (blocking)."""
+    def has_unexplained(self, host: HostMemory) -> bool:
+        """Returns whether it may use more memory than is seen of it."""
+        is_checked = self._memory is not None and not self._is_memory_enforced
+        return is_checked and self._unseen.is_unexplained(host, self._files.total)
+
+    def find_excess(
+        self, processes: Collection[ProcStat], look: HostLook | None = None
+    ) -> str | None:
+        """Returns a message about the limit that is exceeded, or None (blocking).
+
+        `look` was made with the processes where some session has unexplained memory.
+        """
         activity = Activity.of(processes)
-        if activity != self._last_activity:
+        is_unexplained = look is not None and self.has_unexplained(look.memory)
+        if activity != self._last_activity or is_unexplained:
             self._last_activity = activity
             if self._processes is not None and activity.threads - 1 > self._processes:
                 return f"more than {self._processes} processes"
@@ -79,7 +97,27 @@ class MonitoredSandbox:
                 processes, activity.resident_bytes, self._memory
             ):
                 return describe_oom(self._memory)
+            if look is not None and self._exceeds_unseen(look):
+                return describe_oom(self._memory or 0)
         return None
+
+    def _exceeds_unseen(self, look: HostLook) -> bool:
+        """Returns whether processes that no list shows have the sandbox use too much memory."""
+        if not self.has_unexplained(look.memory):
+            return False
+        if look.is_whole:
+            self._unseen.note_all_seen(look.memory, self._files.total)
+            return False
+        exceeds_most = False
+
+        def measure(processes: Collection[ProcStat]) -> None:
+            nonlocal exceeds_most
+            host, resident = HostMemory.read(), sum(one.resident_bytes for one in processes)
+            exceeds_most = self._exceeds_memory(processes, resident, self._memory or 0)
+            self._unseen.note_all_seen(host, self._files.total)
+
+        self._unseen.look(lambda: look.list_again(self.pid), measure)
+        return exceeds_most
 
     def _exceeds_memory(self, processes: Collection[ProcStat], resident: int, most: int) -> bool:
         """Returns whether the sandbox uses more than `most`, as far as no group enforces it."""
@@ -102,6 +140,7 @@ class LimitMonitor:
         self._disk_monitor = DiskMonitor(disk_reserve)
         self._sandboxes: dict[MonitoredSandbox, Callable[[str], None]] = {}
         self._process_tree = ProcessTree()
+        self._look_tree = ProcessTree()  # looks between those that `have_rested` goes by
         self._task: asyncio.Task[None] | None = None
 
     def add(self, sandbox: MonitoredSandbox, on_exceeded: Callable[[str], None]) -> None:
@@ -135,9 +174,7 @@ class LimitMonitor:
             if not self._sandboxes:
                 continue
             began = time.monotonic()
-            if self._process_tree.size <= MAX_QUICK and self._process_tree.have_rested(
-                [one.pid for one in self._sandboxes]
-            ):
+            if self._process_tree.size <= MAX_QUICK and self._have_rested(self._sandboxes):
                 pause = CHECK_INTERVAL
                 continue  # a thread would take longer to be woken
             try:
@@ -150,17 +187,32 @@ class LimitMonitor:
                     self._sandboxes[sandbox](why)
             pause = pause_after(time.monotonic() - began)
 
+    def _have_rested(self, sandboxes: Collection[MonitoredSandbox]) -> bool:
+        """Returns whether nothing has changed for any of them (blocking, briefly)."""
+        return self._process_tree.have_rested(
+            [one.pid for one in sandboxes]
+        ) and not _has_unexplained(sandboxes)
+
     def check_once(self, sandboxes: list[MonitoredSandbox]) -> list[tuple[MonitoredSandbox, str]]:
         """Returns the sandboxes that exceed a limit, with messages (blocking)."""
         inits = [one.pid for one in sandboxes]
-        if self._process_tree.have_rested(inits):
+        look = HostLook(self._look_tree, inits) if _has_unexplained(sandboxes) else None
+        if look is None and self._process_tree.have_rested(inits):
             return []
         by_init = self._process_tree.by_init(inits)
         holders = sessions_past_bound(by_init)
+        listed = by_init if look is None else look.by_init
         found = (
-            (one, holders.get(one.pid) or one.find_excess(by_init[one.pid])) for one in sandboxes
+            (one, holders.get(one.pid) or one.find_excess(listed[one.pid], look))
+            for one in sandboxes
         )
         return [(one, why) for one, why in found if why is not None]
+
+
+def _has_unexplained(sandboxes: Collection[MonitoredSandbox]) -> bool:
+    host = HostMemory.read()
+    found = [one.has_unexplained(host) for one in sandboxes]  # each notes what there was least
+    return any(found)
 
 
 def pause_after(seconds: float) -> float:

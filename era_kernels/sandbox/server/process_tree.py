@@ -86,9 +86,14 @@ class ProcessTree:
                 self._cpu_ns[pid], self._init_faults[pid] = process.cpu_ns, process.faults
         return True
 
-    def by_init(self, inits: Collection[int]) -> dict[int, list[ProcStat]]:
-        """Returns init → the init and its descendants, as they are now (blocking)."""
-        if self.have_rested(inits):
+    def by_init(
+        self, inits: Collection[int], *, is_fresh: bool = False
+    ) -> dict[int, list[ProcStat]]:
+        """Returns init → the init and its descendants, as they are now (blocking).
+
+        `is_fresh`: those are looked for, too, that came from processes which no list has shown.
+        """
+        if not is_fresh and self.have_rested(inits):
             return self._by_init
         self._refresh_unrelated(set(inits))
         entries = _list_entries()

@@ -35,6 +35,7 @@ from era_kernels.sandbox.server.process import Process, open_process
 from era_kernels.sandbox.server.process_spec import ProcessNotStarted, ProcessSpec, start_error
 from era_kernels.sandbox.server.sandbox_kill import SandboxKill
 from era_kernels.sandbox.server.server_listeners import listen_in_namespace
+from era_kernels.sandbox.server.stop_all import StopAll
 
 log = logging.getLogger(__name__)
 
@@ -233,7 +234,8 @@ class Sandbox:
             return
         self._ready.set_result(True)
         if self.is_running:
-            make_monitored = partial(self._resources.make_monitored_sandbox, self.pid)
+            stop_all = StopAll(self._control)
+            make_monitored = partial(self._resources.make_monitored_sandbox, self.pid, stop_all)
             self._monitoring.start(make_monitored, self._on_limit_exceeded)
 
     def _on_limit_exceeded(self, why: str) -> None:

@@ -164,15 +164,18 @@ class SessionDisk:
     """One session's quotas, and what is known of its disk; `init` is a pid."""
 
     def __init__(
-        self, init: int, quotas: tuple[DiskQuota, ...], groups: Sequence[Path] = ()
+        self,
+        init: int,
+        quotas: tuple[DiskQuota, ...],
+        stopped: StoppedProcesses | None = None,
     ) -> None:
-        """Takes the session's control groups, too."""
+        """Takes what has the session's processes stand still."""
         self.init = init
         self.quotas = quotas
         self.devices: frozenset[int] = frozenset()  # of the file systems that it writes to
         self.workspace_device = 0
         self.growth = DiskGrowth()
-        self.stopped = StoppedProcesses(UnseenProcesses(init, groups))
+        self.stopped = stopped or StoppedProcesses(UnseenProcesses(init))
         self.measured: Measured | None = None
         self.next_measurement = 0.0  # `time.monotonic`: at rest it is not measured before
         self.pending_measurements = 1  # at rest

@@ -35,19 +35,12 @@ class Standstill:
 
     def stop(self) -> Generator[None, None, list[ProcStat]]:
         """Stops the processes in steps; returns those that were there in the end."""
-        began = time.monotonic()
-        self._still_until = began + MAX_STILL_SECONDS
-        while True:
-            found = self._find_processes()
-            processes = self._without_init(found)
-            were_still = self._session.stopped.stop(processes)
-            is_late = time.monotonic() >= began + MAX_STOP_SECONDS
-            if were_still or is_late:
-                has_unseen = self._session.stopped.has_unseen(found)
-                if is_late or not has_unseen:
-                    self.has_unseen |= has_unseen
-                    return processes
-            yield
+        self._still_until = time.monotonic() + MAX_STILL_SECONDS
+        still = yield from self._session.stopped.stand_still(
+            self, self._find_processes, MAX_STOP_SECONDS
+        )
+        self.has_unseen |= still.has_unseen
+        return still.processes
 
     def go_on_for_a_moment(self) -> Generator[None]:
         """Has the session go on when it has stood still for long, and stops it again, in steps."""
@@ -58,7 +51,7 @@ class Standstill:
 
     def pause(self) -> Generator[None]:
         """Has the session go on for a moment, in steps."""
-        self._session.stopped.resume()
+        self._session.stopped.resume(self)
         self.is_pausing = True
         limit = time.monotonic() + PAUSE_SECONDS
         while time.monotonic() < limit:

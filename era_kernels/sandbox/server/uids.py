@@ -36,6 +36,11 @@ class UidAllocator:
         return self._uids.start - 2
 
     @property
+    def signaller_uid(self) -> int:
+        """The uid of what signals all processes of a session at once; no session's."""
+        return self._uids.start - 3
+
+    @property
     def traverse_gid(self) -> int:
         """The group that may traverse the server's directories; no session's own group."""
         return self._uids.start - 1

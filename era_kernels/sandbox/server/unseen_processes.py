@@ -23,12 +23,17 @@ class UnseenProcesses:
 
     def __init__(self, init: int, groups: Sequence[Path] = ()) -> None:
         """Takes the session's control groups, of which one may count its processes."""
-        self._init = init
+        self.init = init
         self._group = next((one for one in groups if (one / _COUNT).exists()), None)
+
+    @property
+    def is_counted(self) -> bool:
+        """True when a group counts them, so that `are_there` misses none."""
+        return self._group is not None
 
     def are_there(self, seen: Collection[ProcStat]) -> bool:
         """Returns whether there may be others than these, which stand still (blocking, briefly)."""
-        known = {one.pid for one in seen} | {self._init}
+        known = {one.pid for one in seen} | {self.init}
         if self._group is None:
             return any(self._is_newest_unseen(known) for _ in range(_LOOKS))
         counted = read_proc_file(f"{self._group}/{_COUNT}").strip()

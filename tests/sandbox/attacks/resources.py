@@ -103,6 +103,45 @@ def thread_table_bomb(host: Host) -> object:
     return _lives_with(host)
 
 
+def memfds_of_a_chain(host: Host) -> object:
+    """Take it as files in memory of a chain of processes, each of which forks the next and ends."""
+    size = 2 * host["memory"] // MIB
+    return _lives_as_chain(
+        size, f"file = file if done % 15 else os.memfd_create('a'); os.write(file, bytes({MIB}))"
+    )
+
+
+def _lives_as_chain(steps: int, step: str) -> object:
+    """Runs a step in every twentieth process of a chain, so many times; the chain goes on then.
+
+    They are made by calls without Python's own work, so that each is gone in a moment.
+    """
+    import signal
+
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    _libc().prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER: nobody waits for the dead
+    source = f"""if True:
+        import ctypes, os, time
+        call = ctypes.CDLL(None).syscall
+        clone, end = (56, 231) if os.uname().machine == "x86_64" else (220, 94)
+        done, until = 0, time.monotonic() + 8
+        while time.monotonic() < until:
+            if done < {steps}:
+                {step}
+                done += 1
+            for _ in range(20):
+                if call(clone, 17, 0, 0, 0, 0) > 0:  # SIGCHLD
+                    call(end, 0)
+        open("lived", "w").close()
+    """
+    if os.fork() == 0:
+        os.execv("/usr/bin/python3", ["python3", "-ISEc", source])
+    until = time.monotonic() + 15
+    while not os.path.exists("lived") and time.monotonic() < until:
+        time.sleep(0.1)
+    return os.path.exists("lived") and "lived"
+
+
 def system_v_bomb(host: Host) -> object:
     """Take it as System V shared memory that nobody has attached."""
     libc = _libc()
@@ -513,34 +552,13 @@ def files_of_the_unattended(host: Host) -> object:
 
 def files_of_a_chain(host: Host) -> object:
     """Fill it with files of a chain of processes, each of which forks the next and ends."""
-    import signal
-
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    _libc().prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER: nobody waits for the dead
     for _ in range(30):  # the more there are, the longer it takes to stop them all
         if os.fork() == 0:
             time.sleep(60)
             os._exit(0)
     size = 2 * host["workspace"] // MIB
-    source = f"""if True:
-        import os, time
-        fork, end = os.fork, os._exit
-        for _ in range({size}):
-            file = os.open(".", os.O_TMPFILE | os.O_RDWR, 0o600)
-            os.write(file, bytes({MIB}))
-            for _ in range(20):
-                if fork(): end(0)
-        until = time.monotonic() + 4
-        while time.monotonic() < until:
-            if fork(): end(0)
-        open("lived", "w").close()
-    """
-    if os.fork() == 0:
-        os.execv("/usr/bin/python3", ["python3", "-ISEc", source])
-    until = time.monotonic() + 15
-    while not os.path.exists("lived") and time.monotonic() < until:
-        time.sleep(0.1)
-    return os.path.exists("lived") and "written"
+    new_file = "file = os.open('.', os.O_TMPFILE | os.O_RDWR, 0o600)"
+    return _lives_as_chain(size, f"{new_file}; os.write(file, bytes({MIB}))")
 
 
 def files_of_hard_names(host: Host) -> object:
