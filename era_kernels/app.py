@@ -12,12 +12,14 @@ from dataclasses import dataclass, replace
 
 from tornado.web import Application
 
+from era_kernels.concurrency.loop_threads import start_loop_threads
 from era_kernels.concurrency.memory_in_work import MemoryInWork
 from era_kernels.egress.addresses import AddressPolicy
 from era_kernels.egress.connector import Connector
 from era_kernels.egress.host_network import HostNetwork
 from era_kernels.egress.proxy import EgressProxy
 from era_kernels.egress.resolver import Resolver
+from era_kernels.errors import StartError
 from era_kernels.kernels.languages import Languages
 from era_kernels.kernels.machines import Machines
 from era_kernels.limits_from_settings import service_limits, session_limits
@@ -257,6 +259,13 @@ async def serve(settings: Settings, on_ready: Callable[[str], None]) -> None:
     sys.setswitchinterval(SWITCH_INTERVAL)
     signals = StopSignals()
     signals.install()
+    try:
+        start_loop_threads()
+    except RuntimeError:
+        raise StartError(
+            "The system starts no more threads for this user: end some processes, or raise the "
+            "limit (ulimit -u, pids.max of the container)."
+        ) from None
     async with open_app(settings) as app:
         if app.isolation.tier == UNSANDBOXED_TIER:
             log.warning("code is not isolated: it runs with this server's rights")

@@ -16,7 +16,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar, TypeVarTuple
 
-from era_kernels.errors import StorageFailed
+from era_kernels.errors import StorageFailed, StorageUnavailable
 from era_kernels.storage.error_mapping import FOREIGN_ERRORS, to_domain_error
 
 T = TypeVar("T")
@@ -41,14 +41,18 @@ class StorageThreads:
         """Runs a function in a thread, to its end also when the future is cancelled.
 
         The future raises what the function raises, but domain errors for OSError and
-        sqlite3.Error; StorageFailed when the threads are closed.
+        sqlite3.Error; StorageFailed when the threads are closed, StorageUnavailable when there is
+        none and the system starts none: then the function is never run.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
-        if self._finalizer.alive:
-            self._enqueue(partial(_run_and_resolve, loop, future, partial(function, *arguments)))
-        else:
+        if not self._finalizer.alive:
             future.set_exception(StorageFailed("The store is closed."))
+        elif not self._have_thread():
+            text = "The system starts no more threads for the server; later it may."
+            future.set_exception(StorageUnavailable(text, retry_after=1))
+        else:
+            self._jobs.put(partial(_run_and_resolve, loop, future, partial(function, *arguments)))
         return future
 
     async def run(self, function: Callable[[*Arguments], T], *arguments: *Arguments) -> T:
@@ -58,24 +62,36 @@ class StorageThreads:
     def submit_detached(
         self, function: Callable[[*Arguments], object], *arguments: *Arguments
     ) -> None:
-        """Runs a function, which must not raise, without a future; callable from any thread."""
+        """Runs a function, which must not raise, without a future; callable from any thread.
+
+        Where the system starts no thread, it waits for the first one, or for `close`.
+        """
         if self._finalizer.alive:
-            self._enqueue(partial(function, *arguments))
+            self._have_thread()
+            self._jobs.put(partial(function, *arguments))
 
     def close(self) -> None:
         """Finishes all submitted functions (blocking), accepts no more; may be repeated."""
         self._finalizer()
         for thread in self._threads:
             thread.join()
+        if not self._threads:
+            _run_jobs(self._jobs)
 
-    def _enqueue(self, job: Callable[[], object]) -> None:
+    def _have_thread(self) -> bool:
+        """Starts one more thread if there may be more; returns whether there is any.
+
+        Code of sessions can use up the threads that the system gives the server's user: then those
+        that there are do all the work, and the next call tries again.
+        """
         if len(self._threads) < self._count:
             thread = threading.Thread(
                 target=_run_jobs, args=(self._jobs,), name=self._name, daemon=True
             )
-            self._threads.append(thread)
-            thread.start()
-        self._jobs.put(job)
+            with suppress(RuntimeError):
+                thread.start()
+                self._threads.append(thread)
+        return bool(self._threads)
 
 
 class SerialExecutor:

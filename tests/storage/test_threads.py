@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import pytest
 
-from era_kernels.errors import InsufficientStorage, StorageFailed
+from era_kernels.errors import InsufficientStorage, StorageFailed, StorageUnavailable
 from era_kernels.storage.threads import SerialExecutor, StorageThreads
 
 
@@ -24,6 +24,10 @@ def threads() -> object:
 
 def _fail(error: BaseException) -> None:
     raise error
+
+
+def _start_no_thread(thread: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")
 
 
 async def test_outcomes(threads: StorageThreads) -> None:
@@ -51,6 +55,48 @@ async def test_closed_threads_refuse(threads: StorageThreads) -> None:
         await threads.run(int)
     threads.submit_detached(int)
     threads.close()
+
+
+async def test_a_pool_whose_threads_could_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls fail while the system starts no thread; the pool has all its threads afterwards."""
+    threads, done = StorageThreads("short", 2), []
+    executor = SerialExecutor(threads)
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", _start_no_thread)
+        for _ in range(5):
+            with pytest.raises(StorageUnavailable):
+                await threads.run(done.append, "run")
+            with pytest.raises(StorageUnavailable):
+                await executor.run(done.append, "serial")
+        threads.submit_detached(done.append, "detached")
+    async with asyncio.timeout(10):
+        assert await executor.run(divmod, 7, 2) == (3, 1)
+        barrier = threading.Barrier(2, timeout=5)
+        await asyncio.gather(*(threads.run(barrier.wait) for _ in range(2)))
+    assert done == ["detached"]
+    await asyncio.to_thread(threads.close)
+
+
+async def test_threads_that_there_are_do_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pool that gets no further thread goes on with those that it has."""
+    threads = StorageThreads("few", 4)
+    await threads.run(int)
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", _start_no_thread)
+        async with asyncio.timeout(10):
+            assert await asyncio.gather(*(threads.run(int) for _ in range(9))) == [0] * 9
+    threads.close()
+
+
+async def test_a_pool_without_threads_closes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What nobody waits for is done by whoever closes a pool that never had a thread."""
+    threads, done = StorageThreads("none", 4), []
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", _start_no_thread)
+        threads.submit_detached(done.append, 1)
+        threads.close()
+    threads.close()
+    assert done == [1]
 
 
 async def test_forgotten_threads_end() -> None:
