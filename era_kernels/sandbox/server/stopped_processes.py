@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Collection
 from contextlib import suppress
 
@@ -24,6 +25,8 @@ class StoppedProcesses:
         """Takes what finds processes that no list shows, and that cannot be stopped."""
         self._unseen = unseen
         self._stopped: dict[int, tuple[int, int]] = {}  # pid → its start time, a descriptor of it
+        self._still_since: float | None = None  # `time.monotonic`
+        self._still_seconds = 0.0  # before that
 
     @property
     def is_any(self) -> bool:
@@ -46,7 +49,13 @@ class StoppedProcesses:
                 self._send(one.pid, signal.SIGSTOP)
             else:
                 self._stop_first(one)
+        if were_still and self._still_since is None:
+            self._still_since = time.monotonic()
         return were_still
+
+    def running_time(self, now: float) -> float:
+        """Returns the time `now` of a clock that stands still while the session does."""
+        return (now if self._still_since is None else self._still_since) - self._still_seconds
 
     def has_unseen(self, processes: Collection[ProcStat]) -> bool:
         """Returns whether there may be others, which go on (blocking, briefly).
@@ -60,6 +69,9 @@ class StoppedProcesses:
         for pid in tuple(self._stopped):
             self._send(pid, signal.SIGCONT)
             os.close(self._stopped.pop(pid)[1])
+        if self._still_since is not None:
+            self._still_seconds += time.monotonic() - self._still_since
+            self._still_since = None
 
     def forget(self) -> None:
         """Leaves them stopped: their session is being ended."""
