@@ -30,7 +30,7 @@ class DiskMeasurement:
     ) -> None:
         """`find_processes` returns those of the session, `taken` what anybody took of the disk.
 
-        `breach` ends a session that has grown just now, even within its bounds.
+        `breach` ends a session that has grown the most just now, even within its bounds.
         """
         self.session = session
         self.is_still = is_still
@@ -38,6 +38,8 @@ class DiskMeasurement:
         self.excess: str | None = None  # the cause of the end of the session
         self.is_unsure = False  # it has grown, but that may have been long ago
         self._standstill = Standstill(session, find_processes)
+        # What is measured for the reserve is no proof where it went on meanwhile (`_measure_once`).
+        self._standstill.goes_on = breach is None
         self._taken = taken
         self._breach = breach
         self._seconds = 0.0
@@ -149,6 +151,7 @@ class DiskMeasurement:
             return
         sure, unsure = self.session.growth.found_lately()
         if sure >= self._breach.min_growth:
-            self.excess = self._breach.message
+            is_most = self._breach.is_most(self.session, sure)
+            self.excess = self._breach.message if is_most else None
         else:
             self.is_unsure = is_first or unsure >= self._breach.min_growth

@@ -138,7 +138,7 @@ class DiskMonitor:
         unexplained = max(0, shrunk - sum(one or 0 for one in written.values()))
         for session, size in written.items():
             grown = 0 if size is None else size + unexplained
-            session.growth.add(grown, now)
+            session.growth.add(grown, session.stopped.running_time(now))
             session.growth.was_active |= size is not None
             if grown or (session.growth.was_active and shrunk):
                 session.pending_measurements = MEASUREMENTS_PER_CHANGE
@@ -177,12 +177,14 @@ class DiskMonitor:
 
     def _keep_reserve(self, sessions: Collection[SessionDisk], now: float) -> None:
         found = self._reserve.find_fastest(self.space, sessions, now)
-        if found is None:
-            return
-        session, breach = found
-        running = self._measurements.get(session)
-        if running is None or not running.is_for_reserve:
-            self._begin(session, is_still=True, breach=breach)
+        if found is not None:
+            session, breach = found
+            running = self._measurements.get(session)
+            if running is None or not running.is_for_reserve:
+                self._begin(session, is_still=True, breach=breach)
+        taker = self._reserve.find_taker(sessions, now)
+        if taker is not None:
+            self._end_taker(*taker)
 
     def _begin(
         self, session: SessionDisk, *, is_still: bool = False, breach: ReserveBreach | None = None
@@ -213,13 +215,24 @@ class DiskMonitor:
             session = measurement.session
             measurement.close()
             del self._measurements[session]
-            if measurement.is_unsure:
-                self._reserve.choose_again(session)
             if measurement.excess is not None:
-                self._end(session, measurement.excess)
-            elif session.measured is not None:
+                end = self._end_taker if measurement.is_for_reserve else self._end
+                end(session, measurement.excess)
+                continue
+            if measurement.is_for_reserve:
+                self._reserve.note_measured(session, is_unsure=measurement.is_unsure)
+            if session.measured is not None:
                 rest = REST_FACTOR * session.measured.seconds
                 session.next_measurement = time.monotonic() + rest
+
+    def _end_taker(self, session: SessionDisk, why: str) -> None:
+        """Ends who took the most of a disk that is nearly full.
+
+        What the others took before that ends none of them: it is not what filled the disk.
+        """
+        self._end(session, why)
+        for one in self._watched.sessions:
+            one.growth.forget_lately()
 
     def _end(self, session: SessionDisk, why: str) -> None:
         report = self._watched.discard(session)

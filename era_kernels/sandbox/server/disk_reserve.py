@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import time
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from era_kernels.models import MIB, default_disk_reserve, format_size
@@ -14,22 +15,40 @@ PAUSE = 0.25  # seconds until the next session is chosen: those that end give ro
 REPEAT_PAUSE = 2.0  # seconds until the same session is chosen again
 
 
+def _always(_session: SessionDisk, _grown: int) -> bool:
+    return True
+
+
 @dataclass(frozen=True, slots=True)
 class ReserveBreach:
-    """Ends a session with `message` if it is found to have grown by `min_growth` bytes or more."""
+    """Ends a session with `message` if it has grown by `min_growth` bytes, and the most of all.
+
+    `is_most` is called with a session that has, and its bytes.
+    """
 
     message: str
     min_growth: int
+    is_most: Callable[[SessionDisk, int], bool] = _always
 
 
 class DiskReserve:
-    """The free space that sessions must leave to the server."""
+    """The free space that sessions must leave to the server.
+
+    Nobody says what some processes write, so that all who did anything may have. Hence who is found
+    to have grown is ended only if nobody else may have grown by more, or less than half of the
+    reserve is left: else the others are measured first.
+    """
 
     def __init__(self, max_bytes: int | None = None) -> None:
         """Takes the bytes, 0 for none; None for what `default_disk_reserve` says."""
         self._bytes = max_bytes
         self._next_choice = 0.0
         self._chosen: dict[SessionDisk, float] = {}  # and when
+        self._unmeasured: set[SessionDisk] = set()  # of those that were chosen
+        self._rivals: list[SessionDisk] = []  # that may have grown, and are to be chosen
+        self._found: dict[SessionDisk, tuple[float, int]] = {}  # when, and by how much
+        self._message = ""
+        self._is_half_gone = False
 
     def is_near(self, space: DiskSpace, sessions: Collection[SessionDisk]) -> bool:
         """Returns whether little more than the reserve is left of a disk with workspaces."""
@@ -50,29 +69,80 @@ class DiskReserve:
 
         None while there is room, and when nobody takes much. `now`: `time.monotonic`.
         """
-        for file_system in space.file_systems.values():
+        file_systems = space.file_systems.values()
+        full = [one for one in file_systems if one.free < self._reserve_of(one)]
+        if not full:
+            self._found.clear()
+        self._is_half_gone = any(one.free < self._reserve_of(one) // 2 for one in full)
+        for file_system in full:
+            if now < self._next_choice:
+                break
             reserve = self._reserve_of(file_system)
-            if file_system.free >= reserve or now < self._next_choice:
-                continue
-            breach = ReserveBreach(_describe(reserve), max(MIB // 16, min(MIB, reserve // 16)))
+            self._message = _describe(reserve)
+            min_growth = max(MIB // 16, min(MIB, reserve // 16))
+            breach = ReserveBreach(self._message, min_growth, self._is_most)
             chosen = {one: at for one, at in self._chosen.items() if one in sessions}
             self._chosen = {one: at for one, at in chosen.items() if now < at + REPEAT_PAUSE}
-            growing = [
+            self._rivals = [
                 one
                 for one in sessions
                 if file_system.device == one.workspace_device
                 and one.growth.recent >= breach.min_growth
                 and one not in self._chosen
             ]
-            if growing:
-                fastest = max(growing, key=lambda one: one.growth.recent)
+            if self._rivals:
+                fastest = max(self._rivals, key=lambda one: one.growth.recent)
                 self._next_choice, self._chosen[fastest] = now + PAUSE, now
+                self._rivals.remove(fastest)
+                self._unmeasured.add(fastest)
                 return fastest, breach
         return None
 
-    def choose_again(self, session: SessionDisk) -> None:
-        """Lets a session be chosen again soon: the next measurement can be compared with this."""
-        self._chosen.pop(session, None)
+    def find_taker(
+        self, sessions: Collection[SessionDisk], now: float
+    ) -> tuple[SessionDisk, str] | None:
+        """Returns who is to be ended of those that were found to have grown, and the cause.
+
+        None while it is not known who of them has grown the most.
+        """
+        self._unmeasured &= set(sessions)
+        self._rivals = [one for one in self._rivals if one in sessions]
+        found = {one: it for one, it in self._found.items() if one in sessions}
+        self._found = {one: it for one, it in found.items() if now < it[0] + REPEAT_PAUSE}
+        if not self._found:
+            return None
+        most = max(self._found, key=lambda one: self._found[one][1])
+        if not self._has_grown_most(most, self._found[most][1]):
+            return None
+        self._found.clear()
+        self._next_choice = now + PAUSE
+        return most, self._message
+
+    def note_measured(self, session: SessionDisk, *, is_unsure: bool) -> None:
+        """Notes that a session that was chosen has been measured, and goes on.
+
+        One of which it `is_unsure` how much it has grown is chosen again soon: the next measurement
+        can be compared with this.
+        """
+        self._unmeasured.discard(session)
+        if is_unsure:
+            self._chosen.pop(session, None)
+            self._rivals.append(session)
+        else:
+            self._next_choice = 0.0
+
+    def _is_most(self, session: SessionDisk, grown: int) -> bool:
+        self._found[session] = time.monotonic(), grown
+        if self._has_grown_most(session, grown):
+            self._found.clear()
+            return True
+        return False
+
+    def _has_grown_most(self, session: SessionDisk, grown: int) -> bool:
+        if any(it[1] > grown for it in self._found.values()):
+            return False
+        others = {*self._rivals, *self._unmeasured} - {session}
+        return self._is_half_gone or all(one.growth.recent <= grown for one in others)
 
 
 def _describe(reserve: int) -> str:

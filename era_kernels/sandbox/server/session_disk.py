@@ -101,13 +101,22 @@ class DiskGrowth:
         return max(given, dirty)
 
     def add(self, size: int, now: float) -> None:
-        """Adds what may have been written until `now` (`time.monotonic`)."""
+        """Adds what may have been written until `now`, by a clock that stops with the session.
+
+        Else all that a session wrote would be old when its measurement has taken long.
+        """
         self.total += size
-        self.recent = self.recent * 0.5 ** ((now - self._last_look) / RECENT_SECONDS) + size
+        if now > self._last_look:
+            self.recent = self.recent * 0.5 ** ((now - self._last_look) / RECENT_SECONDS) + size
         self._last_look = now
         self._looks.append((now, self.total))
         while len(self._looks) > 1 and self._looks[1][0] <= now - WINDOW_SECONDS:
             self._looks.popleft()
+
+    def forget_lately(self) -> None:
+        """Takes for old what has been added so far."""
+        self.recent = 0.0
+        self._looks = deque([(self._last_look, self.total)])
 
     def note_standstill(self, taken: int) -> None:
         """Notes that the session is measured while it stands still; `taken` as `DiskSpace` has it.

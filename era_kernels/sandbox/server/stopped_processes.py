@@ -57,6 +57,8 @@ class StoppedProcesses:
         self._holders: set[object] = set()
         self._is_forgotten = False
         self._lock = threading.RLock()
+        self._still_since: float | None = None  # `time.monotonic`
+        self._still_seconds = 0.0  # before that
 
     @property
     def is_any(self) -> bool:
@@ -120,7 +122,14 @@ class StoppedProcesses:
                     self._send(one.pid, signal.SIGSTOP)
                 else:
                     self._stop_first(one)
+            if were_still and self._still_since is None:
+                self._still_since = time.monotonic()
         return were_still
+
+    def running_time(self, now: float) -> float:
+        """Returns the time `now` of a clock that stands still while the session does."""
+        with self._lock:
+            return (now if self._still_since is None else self._still_since) - self._still_seconds
 
     def resume(self, holder: object = None) -> None:
         """Continues all of them unless there is another holder; a second call does nothing."""
@@ -137,6 +146,9 @@ class StoppedProcesses:
                     break
                 time.sleep(pause)
                 is_done = self._continue_unlisted()
+            if self._still_since is not None:
+                self._still_seconds += time.monotonic() - self._still_since
+                self._still_since = None
 
     def forget(self) -> None:
         """Leaves them stopped: their session is being ended."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -119,6 +120,52 @@ def test_old_growth_ends_nobody(tmp_path: Path) -> None:
     (tmp_path / "new").write_bytes(bytes(MIB // 4))
     session.growth.add(MIB // 4, 300)
     assert measure(session, breach=FULL) == FULL.message
+
+
+def test_nothing_grows_old_while_the_session_stands_still(tmp_path: Path) -> None:
+    """However long its measurement takes, what it wrote before is from just now."""
+    for number in range(300):
+        (tmp_path / str(number)).touch()
+    session = SessionDisk(1, workspace_quotas(tmp_path, (), 64 * MIB))
+    assert measure(session) is None
+
+    def look(size: int, after: float) -> None:
+        session.growth.add(size, session.stopped.running_time(time.monotonic() + after))
+
+    (tmp_path / "file").write_bytes(bytes(MIB // 2))
+    look(MIB // 2, 0)
+    measurement = DiskMeasurement(session, lambda: (), lambda: 0, is_still=True, breach=FULL)
+    assert not measurement.advance(0)
+    look(0, 10)
+    look(8 * MIB, 20)  # what others wrote meanwhile
+    assert session.growth.recent <= MIB // 2
+    assert measurement.advance(60)
+    assert measurement.excess == FULL.message
+    session.stopped.resume()
+    look(0, 10)
+    assert session.growth.recent < 1000
+
+
+def test_it_stands_still_for_the_reserve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a nearly full disk a session does not go on in the middle: it would fill it then."""
+    monkeypatch.setattr(standstill, "MAX_STILL_SECONDS", 0)
+    for number in range(300):
+        (tmp_path / str(number)).touch()
+    session = SessionDisk(1, workspace_quotas(tmp_path, (), 64 * MIB))
+    measurement = DiskMeasurement(session, lambda: (), lambda: 0, is_still=True, breach=FULL)
+    while not measurement.advance(0):
+        assert not measurement.is_pausing
+
+
+def test_who_has_not_grown_the_most_goes_on(tmp_path: Path) -> None:
+    """It has grown, but others may have grown by more."""
+    session = session_of(tmp_path)
+    assert measure(session) is None
+    (tmp_path / "file").write_bytes(bytes(MIB // 2))
+    asked = []
+    breach = ReserveBreach("full", 1, lambda *found: bool(asked.append(found)))
+    assert measure(session, breach=breach) is None
+    assert asked == [(session, MIB // 2)]
 
 
 def test_it_is_given_up(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,11 @@ def sessions_on(space: DiskSpace, directory: Path, *recent: int) -> list[Session
     return sessions
 
 
+def space_left(space: DiskSpace) -> int:
+    (file_system,) = space.file_systems.values()
+    return file_system.free
+
+
 def test_the_fastest_is_chosen(tmp_path: Path) -> None:
     """One after the other, the fastest first, and nobody who took little."""
     space = DiskSpace()
@@ -50,6 +56,57 @@ def test_the_fastest_is_chosen(tmp_path: Path) -> None:
     assert reserve.find_fastest(space, [little, much, more], 100 + 2 * PAUSE) is None
     found = reserve.find_fastest(space, [little, much, more], 100 + 2 * REPEAT_PAUSE)
     assert found is not None
+
+
+def test_who_took_little_is_not_ended_for_another(tmp_path: Path) -> None:
+    """Nobody says who wrote 8 MiB: who is seen to have written one more is measured, and lives."""
+    space = DiskSpace()
+    innocent, culprit = sessions = sessions_on(space, tmp_path, 9 * MIB, 8 * MIB)
+    reserve = DiskReserve(space_left(space) + MIB)
+    found = reserve.find_fastest(space, sessions, 100)
+    assert found is not None
+    assert found[0] is innocent
+    assert reserve.find_taker(sessions, 100) is None
+    assert not found[1].is_most(innocent, MIB)
+    reserve.note_measured(innocent, is_unsure=False)
+    now = time.monotonic()
+    assert reserve.find_taker(sessions, now) is None
+    found = reserve.find_fastest(space, sessions, 100)  # at once
+    assert found is not None
+    assert found[0] is culprit
+    assert reserve.find_taker(sessions, now) is None  # it is being measured
+    reserve.note_measured(culprit, is_unsure=True)
+    assert reserve.find_taker(sessions, now) is None  # it is to be measured again
+    found = reserve.find_fastest(space, sessions, 100 + PAUSE)
+    assert found is not None
+    assert found[1].is_most(culprit, 6 * MIB)
+    assert reserve.find_taker([innocent], now) is None
+
+
+def test_who_took_the_most_of_those_that_were_found(tmp_path: Path) -> None:
+    """When the others have not grown, it is the one that has."""
+    space = DiskSpace()
+    first, second, decoy = sessions = sessions_on(space, tmp_path, 9 * MIB, 8 * MIB, 7 * MIB)
+    reserve = DiskReserve(space_left(space) + MIB)
+    for session, grown in (first, 2 * MIB), (second, 3 * MIB), (decoy, 0):
+        found = reserve.find_fastest(space, sessions, 100)
+        assert found is not None
+        assert found[0] is session
+        assert not (grown and found[1].is_most(session, grown))
+        reserve.note_measured(session, is_unsure=False)
+    taker = reserve.find_taker(sessions, time.monotonic())
+    assert taker is not None
+    assert taker[0] is second
+    assert reserve.find_taker(sessions, time.monotonic()) is None
+
+
+def test_with_half_of_the_reserve_nobody_is_waited_for(tmp_path: Path) -> None:
+    """Who has grown is ended, whoever else may have."""
+    space = DiskSpace()
+    sessions = sessions_on(space, tmp_path, 9 * MIB, 8 * MIB)
+    found = DiskReserve(4 * space_left(space)).find_fastest(space, sessions, 100)
+    assert found is not None
+    assert found[1].is_most(found[0], MIB)
 
 
 def test_while_there_is_room(tmp_path: Path) -> None:
