@@ -110,7 +110,7 @@ class MonitoredSandbox:
         """Returns whether processes that no list shows have the sandbox use too much memory."""
         if not self.has_unexplained(look.memory):
             return False
-        if look.is_whole:
+        if look.is_whole():
             self._unseen.note_all_seen(look.memory, self._files.total)
             return False
         if not look.has_time:

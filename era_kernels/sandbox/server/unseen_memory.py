@@ -46,11 +46,16 @@ class HostLook:
         self._tree = tree
         self._inits = inits
         self.memory = HostMemory.read()
-        newest = _newest_pid()
+        self._newest = _newest_pid()
         self.by_init = tree.by_init(inits, is_fresh=True)
-        # Where nobody has forked meanwhile, all that were there are in the list.
-        self.is_whole = newest == _newest_pid() != b""
         self._seconds_left = MAX_LOOKS_SECONDS
+
+    def is_whole(self) -> bool:
+        """Returns whether all are in the list that have been there since (blocking, briefly).
+
+        So it is while nobody forks; one that is in the list may else end before it is measured.
+        """
+        return self._newest == _newest_pid() != b""
 
     @property
     def has_time(self) -> bool:
