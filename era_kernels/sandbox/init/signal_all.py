@@ -26,7 +26,7 @@ def signal_all(spec: SandboxSpec, number: int, seconds: float) -> bool | None:
     if (spec.has_namespaces and os.getpid() == 1) or is_confined(spec):
         _kill_all(number)
         return True
-    if spec.uid is None or spec.signaller_uid is None:
+    if spec.uid is None or not spec.signaller_uid:  # never as root, where few uids are mapped
         return False
     return _signal_as_user(spec.uid, spec.signaller_uid, number, seconds)
 

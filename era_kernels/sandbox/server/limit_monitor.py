@@ -73,6 +73,11 @@ class MonitoredSandbox:
         self._unseen = UnseenMemory(stopped)
         self._last_activity: Activity | None = None
 
+    @property
+    def last_look(self) -> float:
+        """When it stood still last, so that all of its memory was seen (`time.monotonic`)."""
+        return self._unseen.last_look
+
     def has_unexplained(self, host: HostMemory) -> bool:
         """Returns whether it may use more memory than is seen of it."""
         is_checked = self._memory is not None and not self._is_memory_enforced
@@ -105,8 +110,10 @@ class MonitoredSandbox:
         """Returns whether processes that no list shows have the sandbox use too much memory."""
         if not self.has_unexplained(look.memory):
             return False
-        if look.is_whole:
+        if look.is_whole():
             self._unseen.note_all_seen(look.memory, self._files.total)
+            return False
+        if not look.has_time:
             return False
         exceeds_most = False
 
@@ -116,7 +123,9 @@ class MonitoredSandbox:
             exceeds_most = self._exceeds_memory(processes, resident, self._memory or 0)
             self._unseen.note_all_seen(host, self._files.total)
 
+        began = time.monotonic()
         self._unseen.look(lambda: look.list_again(self.pid), measure)
+        look.note_standstill(time.monotonic() - began)
         return exceeds_most
 
     def _exceeds_memory(self, processes: Collection[ProcStat], resident: int, most: int) -> bool:
@@ -202,9 +211,9 @@ class LimitMonitor:
         by_init = self._process_tree.by_init(inits)
         holders = sessions_past_bound(by_init)
         listed = by_init if look is None else look.by_init
+        in_turn = sorted(sandboxes, key=lambda one: one.last_look)
         found = (
-            (one, holders.get(one.pid) or one.find_excess(listed[one.pid], look))
-            for one in sandboxes
+            (one, holders.get(one.pid) or one.find_excess(listed[one.pid], look)) for one in in_turn
         )
         return [(one, why) for one, why in found if why is not None]
 

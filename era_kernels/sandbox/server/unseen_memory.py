@@ -19,6 +19,7 @@ MAX_GROWN_PAGES = 64 * MIB  # bytes of pages without a file, of all processes
 MAX_STOP_SECONDS = 0.25  # seconds after which it is measured although some do not stand still
 PAUSE_FACTOR = 20  # the next standstill follows after so many times as long as the last took
 MAX_PAUSE = 2.0  # seconds: but never later
+MAX_LOOKS_SECONDS = 0.25  # seconds of one check: who had no turn by then is the first in the next
 _STEP = 0.001  # seconds
 
 
@@ -45,10 +46,25 @@ class HostLook:
         self._tree = tree
         self._inits = inits
         self.memory = HostMemory.read()
-        newest = _newest_pid()
+        self._newest = _newest_pid()
         self.by_init = tree.by_init(inits, is_fresh=True)
-        # Where nobody has forked meanwhile, all that were there are in the list.
-        self.is_whole = newest == _newest_pid() != b""
+        self._seconds_left = MAX_LOOKS_SECONDS
+
+    def is_whole(self) -> bool:
+        """Returns whether all are in the list that have been there since (blocking, briefly).
+
+        So it is while nobody forks; one that is in the list may else end before it is measured.
+        """
+        return self._newest == _newest_pid() != b""
+
+    @property
+    def has_time(self) -> bool:
+        """True while one more session may stand still."""
+        return self._seconds_left > 0
+
+    def note_standstill(self, seconds: float) -> None:
+        """Notes how long a session stood still."""
+        self._seconds_left -= seconds
 
     def list_again(self, init: int) -> list[ProcStat]:
         """Returns the processes of one session, as they are now (blocking)."""
@@ -63,7 +79,8 @@ class UnseenMemory:
         self._stopped = stopped
         # The least since all of the session was seen: files beside its own, and all pages.
         self._beside = HostMemory.read()
-        self._next_look = 0.0  # `time.monotonic`
+        self.last_look = 0.0  # `time.monotonic`
+        self._next_look = 0.0
 
     def is_unexplained(self, host: HostMemory, files: int) -> bool:
         """Returns whether the session may have more than is seen; `files`: bytes of those seen."""
@@ -107,6 +124,7 @@ class UnseenMemory:
         finally:
             self._stopped.resume(holder)
             now = time.monotonic()
+            self.last_look = now
             self._next_look = now + min(MAX_PAUSE, PAUSE_FACTOR * (now - began))
 
 

@@ -112,7 +112,7 @@ def memfds_of_a_chain(host: Host) -> object:
 
 
 def _lives_as_chain(steps: int, step: str) -> object:
-    """Runs a step in every twentieth process of a chain, so many times; the chain goes on then.
+    """Runs a step in every fifth process of a chain, so many times; the chain goes on then.
 
     They are made by calls without Python's own work, so that each is gone in a moment.
     """
@@ -124,12 +124,13 @@ def _lives_as_chain(steps: int, step: str) -> object:
         import ctypes, os, time
         call = ctypes.CDLL(None).syscall
         clone, end = (56, 231) if os.uname().machine == "x86_64" else (220, 94)
-        done, until = 0, time.monotonic() + 8
+        done, until = 0, time.monotonic() + 12
         while time.monotonic() < until:
             if done < {steps}:
                 {step}
                 done += 1
-            for _ in range(20):
+                if done == {steps}: until = min(until, time.monotonic() + 5)
+            for _ in range(5):
                 if call(clone, 17, 0, 0, 0, 0) > 0:  # SIGCHLD
                     call(end, 0)
         open("lived", "w").close()

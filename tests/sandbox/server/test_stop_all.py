@@ -7,8 +7,8 @@ import os
 import signal
 import struct
 import threading
-from collections.abc import AsyncIterator, Collection
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Collection, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,6 +53,26 @@ while True:
         call(end, 0)
 """
 
+# A tracer that hands on all signals, as strace does, and its child, which counts.
+TRACED = """
+import ctypes, os, sys
+ptrace = ctypes.CDLL(None).ptrace
+child = os.fork()
+if child == 0:
+    file, count = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT, 0o666), 0
+    while True:
+        count += 1
+        os.pwrite(file, count.to_bytes(8, "little"), 0)
+if ptrace(0x4206, child, None, None):  # PTRACE_SEIZE
+    sys.exit("not allowed")
+print("begun", flush=True)
+while os.WIFSTOPPED(status := os.waitpid(child, 0)[1]):
+    is_event = status >> 16 == 128  # PTRACE_EVENT_STOP: PTRACE_LISTEN leaves it stopped
+    is_group_stop = is_event and os.WSTOPSIG(status) == 19  # SIGSTOP
+    handed_on = 0 if is_event else os.WSTOPSIG(status)
+    ptrace(0x4208 if is_group_stop else 7, child, None, ctypes.c_void_p(handed_on))  # PTRACE_CONT
+"""
+
 
 @dataclass
 class Session:
@@ -89,14 +109,15 @@ class Session:
 
 
 @asynccontextmanager
-async def running_chain(tier: int) -> AsyncIterator[Session]:
+async def running_chain(tier: int, code: str = CHAIN) -> AsyncIterator[Session]:
     async with open_tier(tier) as opened, open_sandbox(opened) as sandbox:
         workspace = sandbox._resources._host_paths.workspace
         inner = sandbox.inner_paths.workspace / "count"
-        process = await sandbox.spawn(program(sandbox, CHAIN, str(inner)))
+        process = await sandbox.spawn(program(sandbox, code, str(inner)))
         await wait_for_lines(process, 1)
         session = Session(sandbox, workspace / "count")
-        await until(lambda: "T" in states(session.find()))
+        if code is CHAIN:
+            await until(lambda: "T" in states(session.find()))
         yield session
 
 
@@ -138,6 +159,29 @@ async def test_a_chain_stands_still_and_goes_on(
             assert await session.goes_on()
             assert states(session.find()).count("T") == 1
         assert stopped.can_stop_all
+
+
+async def test_a_traced_process_goes_on() -> None:
+    """One that stands still for its tracer is not stopped by what comes after that."""
+    async with running_chain(1, TRACED) as session:
+        stopped, holder = session.stopped(), object()
+        for _ in range(5):
+            with ptrace_stopped(session):
+                still = await asyncio.to_thread(stand_still, session, stopped, holder)
+                await asyncio.to_thread(stopped.resume, holder)
+            assert still.is_all
+            assert await session.goes_on()
+
+
+@contextmanager
+def ptrace_stopped(session: Session) -> Iterator[None]:
+    """The tracer stands still first, and its child waits for it then."""
+    tracer, child = (one.pid for one in session.find() if one.pid != session.init)
+    os.kill(tracer, signal.SIGSTOP)
+    os.kill(child, signal.SIGCHLD)
+    assert wait_until(lambda: ") t " in Path(f"/proc/{child}/stat").read_text())
+    yield
+    os.kill(tracer, signal.SIGCONT)
 
 
 async def goes_on_shortly(session: Session) -> bool:

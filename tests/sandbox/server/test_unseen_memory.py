@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -127,3 +128,31 @@ def test_nobody_is_stopped_where_nobody_forks(
                 assert (len(newest), stop_all.asked) == (left, asked)
         finally:
             process.kill()
+
+
+def test_sessions_stand_still_in_turn(
+    host: list[HostMemory], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Where there are many, those that had no turn in one check are the first in the next."""
+    numbers = itertools.count()
+    monkeypatch.setattr(unseen_memory, "_newest_pid", lambda: b"%d" % next(numbers))
+    monkeypatch.setattr(unseen_memory, "MAX_LOOKS_SECONDS", 1e-9)
+    monkeypatch.setattr(unseen_memory, "PAUSE_FACTOR", 0)
+    monkeypatch.setattr(limit_monitor, "sessions_past_bound", lambda _: {})
+    processes = [subprocess.Popen(["sleep", "60"]) for _ in range(3)]
+    try:
+        asked = [StopsAll() for _ in processes]
+        sandboxes = [
+            MonitoredSandbox(process.pid, tmp_path, Limits(memory=4096 * MIB), stop_all=one)
+            for process, one in zip(processes, asked, strict=True)
+        ]
+        monitor = LimitMonitor(AllSessionsMemoryMonitor(None))
+        for number in range(6):
+            host.append(HostMemory(host[-1].files + 20 * MIB, host[-1].pages))
+            assert monitor.check_once(sandboxes) == []
+            assert sum(one.asked for one in asked) == number + 1
+        assert [one.asked for one in asked] == [2, 2, 2]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
