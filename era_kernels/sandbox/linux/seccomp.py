@@ -132,6 +132,7 @@ UNCOUNTED_OPTIONS = (
 # Attributes of files; the fourth argument is the size. An access list (system.posix_acl_access) is
 # one of them, and Linux keeps it beside the file's inode, where no control group counts it: 64 KiB
 # for each empty file in memory. One of this size takes less than the inode, which is counted.
+# Other attributes a group counts: without one none can be set.
 ATTRIBUTE_SYSCALLS = ("setxattr", "lsetxattr", "fsetxattr")
 MAX_ATTRIBUTE = 256  # bytes
 # Locks on parts of files of which Linux tells no process: those of an open file, and those of a
@@ -162,27 +163,28 @@ class _Comparison(ctypes.Structure):
 def export_filter(
     *,
     has_namespaces: bool,
-    has_ipc_objects: bool = True,
+    counts_memory: bool = True,
     reads_past_modes: bool = False,
     may_hide_processes: bool = True,
 ) -> bytes | None:
     """Returns the filter as a BPF program (blocking); None where libseccomp is not installed.
 
     With namespaces the session has a network, IPC objects and pids of its own, in which its init
-    is 1; else these are the host's, and the filter refuses what would reach them. IPC objects it
-    refuses in any case without `has_ipc_objects`. Code with `reads_past_modes` has
-    CAP_DAC_READ_SEARCH. Code that may hide its processes does so from all but root, by
-    PR_SET_DUMPABLE. Raises OSError.
+    is 1; else these are the host's, and the filter refuses what would reach them. Unless a control
+    group `counts_memory`, it refuses IPC objects in any case, and to set attributes of files: each
+    file may have any number of them. Code with `reads_past_modes` has CAP_DAC_READ_SEARCH. Code
+    that may hide its processes does so from all but root, by PR_SET_DUMPABLE. Raises OSError.
     """
     library = _library()
     if library is None:
         return None
     absent = (
         *ENOSYS_SYSCALLS,
-        *(() if has_namespaces and has_ipc_objects else IPC_SYSCALLS),
+        *(() if has_namespaces and counts_memory else IPC_SYSCALLS),
         *(WATCHING_SYSCALLS if reads_past_modes else ()),
     )
-    return _FilterBuilder(library).build(has_namespaces, may_hide_processes, absent)
+    builder = _FilterBuilder(library)
+    return builder.build(has_namespaces, may_hide_processes, counts_memory, absent)
 
 
 def is_available() -> bool:
@@ -209,7 +211,13 @@ class _FilterBuilder:
         self._library = library
         self._context = ctypes.c_void_p(library.seccomp_init(ctypes.c_uint32(_ALLOW)))
 
-    def build(self, has_namespaces: bool, may_hide_processes: bool, absent: Iterable[str]) -> bytes:
+    def build(
+        self,
+        has_namespaces: bool,
+        may_hide_processes: bool,
+        counts_memory: bool,
+        absent: Iterable[str],
+    ) -> bytes:
         """Adds all rules, exports the program and frees the filter. Raises OSError.
 
         Calls in `absent` are answered as by a kernel that does not have them.
@@ -234,7 +242,7 @@ class _FilterBuilder:
                 self._deny("prctl", errno.EPERM, hide, (1, _EQ, 0, 0))
             self._deny_programs()
             self._deny_influence(has_namespaces)
-            self._deny_uncounted()
+            self._deny_uncounted(counts_memory)
             families = (*INTERNET_FAMILIES, AF_NETLINK) if has_namespaces else ()
             self._deny_families((socket.AF_UNIX, *families))
             return self._export()
@@ -281,7 +289,7 @@ class _FilterBuilder:
         mode = (1, _EQ, SECCOMP_MODE_FILTER, 0)
         self._deny("prctl", errno.EINVAL, (0, _MASKED_EQ, _INT, PR_SET_SECCOMP), mode)
 
-    def _deny_uncounted(self) -> None:
+    def _deny_uncounted(self, counts_memory: bool) -> None:
         """Bounds what sockets and files keep of Linux's memory that no control group counts.
 
         To ask for a larger receive buffer changes nothing, as where net.core.rmem_max is small:
@@ -294,7 +302,10 @@ class _FilterBuilder:
         larger_buffer = (2, _MASKED_EQ, _INT, socket.SO_RCVBUF)
         self._deny("setsockopt", _SUCCESS, of_sockets, larger_buffer)
         for name in ATTRIBUTE_SYSCALLS:
-            self._deny(name, errno.E2BIG, (3, _GT, MAX_ATTRIBUTE, 0))
+            if counts_memory:
+                self._deny(name, errno.E2BIG, (3, _GT, MAX_ATTRIBUTE, 0))
+            else:  # as by a file system without attributes
+                self._deny(name, errno.EOPNOTSUPP)
         for command in (F_OFD_SETLK, F_OFD_SETLKW):
             self._deny("fcntl", errno.EINVAL, (1, _MASKED_EQ, _INT, command))
         shares_descriptors = (0, _MASKED_EQ, CLONE_FILES | CLONE_THREAD, CLONE_FILES)

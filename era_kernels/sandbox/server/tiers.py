@@ -134,8 +134,12 @@ class IsolationProfile:
             return self
         problems = tuple(f"control groups: {problem}" for problem in cgroups.problems)
         limits, spec = cgroups.enforced_limits, self.spec
-        if spec.has_namespaces and "memory" not in limits:
-            program = _seccomp_program(has_namespaces=True, has_ipc_objects=False)
+        if "memory" not in limits:
+            program = _seccomp_program(
+                has_namespaces=spec.has_namespaces,
+                counts_memory=False,
+                reads_past_modes=spec.reads_past_modes,
+            )
             spec = replace(spec, seccomp_program=program)
         return replace(self, spec=spec, cgroup_limits=limits, notes=(*self.notes, *problems))
 
@@ -299,11 +303,11 @@ def _landlock_notes(version: int) -> Iterator[str]:
 
 
 def _seccomp_program(
-    *, has_namespaces: bool, has_ipc_objects: bool = True, reads_past_modes: bool = False
+    *, has_namespaces: bool, counts_memory: bool = True, reads_past_modes: bool = False
 ) -> str:
     program = seccomp.export_filter(
         has_namespaces=has_namespaces,
-        has_ipc_objects=has_ipc_objects,
+        counts_memory=counts_memory,
         reads_past_modes=reads_past_modes,
         may_hide_processes=os.geteuid() == 0,
     )
@@ -358,6 +362,8 @@ def _limit_notes(profile: IsolationProfile) -> Iterator[str]:
     if "memory" not in profile.cgroup_limits:
         yield "limits: memory is polled, and bounded per process beside that"
         yield "limits: what the kernel keeps for sockets, pipes, locks and mappings is not counted"
+        yield "limits: nor is what it keeps for watches (epoll, inotify)"
+        yield "files: attributes cannot be set, which nobody would count"
         if profile.spec.has_namespaces:
             yield "memory: there are no System V objects and POSIX queues, which nobody would count"
     if "processes" not in profile.cgroup_limits and not _counts_processes(profile):

@@ -197,6 +197,14 @@ def access_lists_bomb(host: Host) -> object:
     return _lives_with(host)
 
 
+def attributes_bomb(host: Host) -> object:
+    """Take it as attributes of one file in memory, as many as one likes."""
+    file = os.memfd_create("attributes")
+    for number in range(2 * host["memory"] // 512):
+        os.setxattr(file, f"user.{number:0240}", bytes(256))
+    return _lives_with(host)
+
+
 def memory_policies_bomb(host: Host) -> object:
     """Take it as policies of memory (NUMA), one for each second page of files in memory."""
     libc, page, pages, files = _libc(), mmap.PAGESIZE, 4096, 8

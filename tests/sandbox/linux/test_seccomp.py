@@ -236,6 +236,15 @@ def test_hidden_processes(has_namespaces: bool) -> None:
 
 
 @pytest.mark.parametrize("has_namespaces", [True, False])
+def test_attributes_that_nobody_counts(has_namespaces: bool) -> None:
+    """Each file may have any number of attributes: without a control group none can be set."""
+    names = ("setxattr", "lsetxattr", "fsetxattr")
+    calls = [(NUMBERS[name], (0, 0, 0, size, 0)) for name in names for size in (0, 256, 257)]
+    program = seccomp.export_filter(has_namespaces=has_namespaces, counts_memory=False)
+    assert probe(program, calls) == [errno.EOPNOTSUPP] * len(calls)
+
+
+@pytest.mark.parametrize("has_namespaces", [True, False])
 def test_export(has_namespaces: bool) -> None:
     """A BPF program: whole instructions, and few enough to be quick."""
     program = seccomp.export_filter(has_namespaces=has_namespaces)
