@@ -45,19 +45,14 @@ class SanitizedDict(dict[str, Any]):
     """
 
 
-def iterparse(
-    data: JsonBytes, max_values: int, max_depth: int, *, keeps_long_texts: bool = True
-) -> Stepwise[Any]:
+def iterparse(data: JsonBytes, max_values: int, max_depth: int) -> Stepwise[Any]:
     """Parses a JSON text in steps; the objects in the result are of type `SanitizedDict`.
 
     Bytes that are not UTF-8, and halves of surrogate pairs, become U+FFFD; NaN and the infinities
-    become null. A text of LONG_TEXT_BYTES that is no name becomes a `Utf8Text`, unless the caller
-    needs it as a string. Raises ValueError for malformed JSON, more than `max_values` values and
-    more than `max_depth` levels.
+    become null. A text of LONG_TEXT_BYTES that is no name becomes a `Utf8Text`. Raises ValueError
+    for malformed JSON, more than `max_values` values and more than `max_depth` levels.
     """
-    parser = Parser(data, max_values, max_depth)
-    parser.keeps_long_texts = keeps_long_texts
-    return parser.parse()
+    return Parser(data, max_values, max_depth).parse()
 
 
 class Parser:

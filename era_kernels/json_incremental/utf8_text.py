@@ -35,6 +35,20 @@ class Utf8Text(Utf8Pieces):
 
     __hash__ = None  # type: ignore[assignment]
 
+    def start(self, max_chars: int) -> str:
+        """Returns the first characters, or all."""
+        found, length = [], 0
+        for text in self.texts():
+            if length >= max_chars:
+                break
+            found.append(text)
+            length += len(text)
+        return "".join(found)[:max_chars]
+
     def texts(self) -> Iterator[str]:
         """Yields the pieces as strings."""
         return map(bytes.decode, self._pieces)
+
+    def pieces(self) -> Iterator[bytes]:
+        """Yields the pieces."""
+        return iter(self._pieces)

@@ -16,7 +16,7 @@ from itertools import groupby
 
 from era_kernels.concurrency.idle_timer import IdleTimer
 from era_kernels.json_incremental import estimate_size
-from era_kernels.kernels.channels import ChannelConnection
+from era_kernels.kernels.channel_connection import ChannelConnection
 from era_kernels.kernels.message_events import Reply
 from era_kernels.models import (
     EndReason,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from era_kernels.errors import KernelSilent
 from era_kernels.kernels.active_run import ActiveRun
-from era_kernels.kernels.channels import ChannelConnection
+from era_kernels.kernels.channel_connection import ChannelConnection
 from era_kernels.kernels.control_requests import ControlRequests
 
 ASK_INTERVAL = 0.45  # seconds between two questions, and from the start of a run to the first

@@ -17,7 +17,8 @@ from era_kernels.errors import KernelSilent, KernelStartFailed
 from era_kernels.kernels import message_events
 from era_kernels.kernels.active_run import NOT_ANSWERING, ActiveRun, KernelTimeouts
 from era_kernels.kernels.answer_watch import AnswerWatch
-from era_kernels.kernels.channels import CONNECTION_CLOSED, KernelChannels
+from era_kernels.kernels.channel_connection import CONNECTION_CLOSED
+from era_kernels.kernels.channels import KernelChannels
 from era_kernels.kernels.control_client import ControlClient
 from era_kernels.kernels.control_requests import ControlRequests
 from era_kernels.kernels.dialects import FenceDialect, JupyterDialect

@@ -45,6 +45,9 @@ MAX_TRACEBACK_LINES = 10_000
 MAX_ERROR_LENGTH = 256 * 1024  # characters of an `error` message's text, before its end is left out
 ERROR_CUT = "[era] the rest of this error is left out\n"
 
+# Characters of any other text than that of a stream: more than is ever used of one.
+_MAX_TEXT_LENGTH = 1024 * 1024
+
 # Escape sequences of ECMA-48: control sequences (colours), strings (titles, links), the others.
 _ESCAPES = re.compile(
     r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]*[0-Z\\-~])"
@@ -180,6 +183,8 @@ def _parse_stream(content: JsonObject) -> Output:
     if make is None:
         raise _WrongShape
     text = content.get("text")
+    if isinstance(text, Utf8Text):
+        return make(str(text))
     return make(_require_string(text) if isinstance(content, SanitizedDict) else _clean_text(text))
 
 
@@ -230,7 +235,7 @@ _PARSERS: dict[str, Callable[[JsonObject], Output]] = {
 
 def _require_string(value: Any) -> str:
     if isinstance(value, Utf8Text):
-        return str(value)
+        return value.start(_MAX_TEXT_LENGTH)
     if not isinstance(value, str):
         raise _WrongShape
     return value

@@ -53,10 +53,11 @@ class ReceiveBudget:
             holding.close()
 
     @asynccontextmanager
-    async def unpacking(self, parts: Sequence[Part]) -> AsyncIterator[None]:
+    async def unpacking(self, parts: Sequence[Part]) -> AsyncIterator[Holding]:
         """Counts a message while it is unpacked; waits before where memory is short.
 
         A message that waits takes only its own bytes; its values may take more than their text.
+        Yields what counts it, for whoever knows better what it takes.
         """
         size = sum(map(len, parts))
         holding = self._memory.open()
@@ -64,8 +65,9 @@ class ReceiveBudget:
         holding.set(size)
         try:
             values = await run_cooperatively(count_values_stepwise(parts))
+            del parts
             await holding.wait()
             holding.set(size * UNPACKED_FACTOR + values * VALUE_BYTES)
-            yield
+            yield holding
         finally:
             holding.close()

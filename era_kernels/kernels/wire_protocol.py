@@ -306,11 +306,6 @@ def _parse_stepwise(part: Part) -> Stepwise[JsonObject]:
     return _to_object_stepwise(iterparse(part, MAX_VALUES, MAX_DEPTH))
 
 
-def _parse_stream_stepwise(part: Part) -> Stepwise[JsonObject]:
-    """Does the same with a long text as a string: to make it one later would take long."""
-    return _to_object_stepwise(iterparse(part, MAX_VALUES, MAX_DEPTH, keeps_long_texts=False))
-
-
 def _parse_rich_output_stepwise(part: Part) -> Stepwise[JsonObject]:
     """Does the same with `EncodedJson` for large items of MIME bundles: they are only passed on."""
     names = frozenset({"data", "metadata"})
@@ -318,7 +313,6 @@ def _parse_rich_output_stepwise(part: Part) -> Stepwise[JsonObject]:
 
 
 _PARSERS = {
-    "stream": _parse_stream_stepwise,
     "display_data": _parse_rich_output_stepwise,
     "update_display_data": _parse_rich_output_stepwise,
     "execute_result": _parse_rich_output_stepwise,

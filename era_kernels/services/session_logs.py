@@ -12,7 +12,7 @@ import asyncio
 import logging
 import weakref
 from collections import deque
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -98,8 +98,7 @@ class LiveSessionLog:
         if self._is_closed:
             return
         for event in events:
-            text = event_text(event)
-            if text is not None and text.content:
+            for text in event_texts(event):
                 self._pending.add(text)
         if self._pending and self._write_task is None:
             self._write_task = asyncio.create_task(self._write_pending())
@@ -222,13 +221,19 @@ class SessionLogs:
         await asyncio.to_thread(self._store.close)
 
 
-def event_text(event: Output) -> TextEvent | None:
-    """Returns an output as text: of a rich one its `text/plain`, or else its media types."""
+def event_texts(event: Output) -> Iterator[TextEvent]:
+    """Yields an output as texts: of a rich one its `text/plain`, or else its media types."""
     if isinstance(event, Stdout | Stderr):
-        return event
+        if event.content:
+            yield event
+        return
     if isinstance(event, ClearOutput | InputRequest):
-        return None
+        return
     plain = event.data.get("text/plain")
-    if not isinstance(plain, str | Utf8Text):
+    if isinstance(plain, Utf8Text):
+        yield from map(Stdout, plain.texts())
+        yield Stdout("\n")
+        return
+    if not isinstance(plain, str):
         plain = f"[{', '.join(event.data)}]"
-    return Stdout(f"{plain}\n")
+    yield Stdout(f"{plain}\n")

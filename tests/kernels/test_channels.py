@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 import zmq
 
-from era_kernels.kernels import channels, zmtp
-from era_kernels.kernels.channels import NOT_READING, ChannelConnection, KernelChannels
+from era_kernels.kernels import channel_connection, zmtp
+from era_kernels.kernels.channel_connection import NOT_READING, ChannelConnection
+from era_kernels.kernels.channels import KernelChannels
 from era_kernels.kernels.wire_protocol import ConnectionInfo, Message
 from era_kernels.sandbox.server import unix_sockets
 from tests.kernels.scripted_kernel import connect_port
@@ -195,8 +196,8 @@ async def test_one_talker_leaves_the_loop_to_others(
     place: Path | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A socket hands over a bounded amount per turn of the loop."""
-    monkeypatch.setattr(channels, "TURN_BYTES", 10_000)
-    monkeypatch.setattr(channels, "READ_BYTES", 10_000)
+    monkeypatch.setattr(channel_connection, "TURN_BYTES", 10_000)
+    monkeypatch.setattr(channel_connection, "READ_BYTES", 10_000)
 
     async with connected_pair(place) as (channel, other, received):
         channel.pause()
@@ -215,12 +216,12 @@ async def test_one_talker_leaves_time_to_others(
     place: Path | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After a full turn a socket is not read for a moment, and then goes on by itself."""
-    monkeypatch.setattr(channels, "TURN_SECONDS", 0)
-    monkeypatch.setattr(channels, "SLICE_SECONDS", 0)
+    monkeypatch.setattr(channel_connection, "TURN_SECONDS", 0)
+    monkeypatch.setattr(channel_connection, "SLICE_SECONDS", 0)
 
     async with connected_pair(place) as (channel, other, received):
         await asyncio.sleep(0.1)  # for the greeting
-        monkeypatch.setattr(channels, "BACKOFF_SECONDS", 0.5)
+        monkeypatch.setattr(channel_connection, "BACKOFF_SECONDS", 0.5)
         channel.pause()
         for _ in range(3):
             other.send(b"x" * 1000)

@@ -15,7 +15,7 @@ from era_kernels.concurrency.memory_in_work import MemoryInWork
 from era_kernels.errors import KernelStartFailed
 from era_kernels.kernels import zmtp
 from era_kernels.kernels.active_run import KernelTimeouts
-from era_kernels.kernels.channels import (
+from era_kernels.kernels.channel_connection import (
     CONNECTION_CLOSED,
     MESSAGE_STALLED,
     PROTOCOL_VIOLATION,

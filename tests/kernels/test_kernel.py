@@ -18,7 +18,7 @@ from era_kernels.errors import KernelStartFailed
 from era_kernels.json_incremental import iterencode
 from era_kernels.kernels import zmtp
 from era_kernels.kernels.active_run import MAX_PENDING_BYTES, NOT_ANSWERING, KernelTimeouts
-from era_kernels.kernels.channels import PROTOCOL_VIOLATION
+from era_kernels.kernels.channel_connection import PROTOCOL_VIOLATION
 from era_kernels.kernels.kernel import Kernel
 from era_kernels.kernels.wire_protocol import ConnectionInfo
 from era_kernels.logs import HumanFormatter, JsonFormatter, extra_fields

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from era_kernels.errors import InsufficientStorage
+from era_kernels.json_incremental import Utf8Text
 from era_kernels.models import (
     ClearOutput,
     Display,
@@ -25,7 +26,7 @@ from era_kernels.services.session_logs import (
     MAX_PENDING_BYTES,
     PendingOutput,
     SessionLogs,
-    event_text,
+    event_texts,
 )
 from era_kernels.storage.session_log import SessionLogStore
 from tests.services.service_fixture import Services, failing, sleep_briefly
@@ -72,13 +73,27 @@ class Follower:
         (UpdateDisplay({"text/plain": "50 %"}, {}, "d"), Stdout("50 %\n")),
         (Result({"text/html": "x", "image/png": "y"}), Stdout("[text/html, image/png]\n")),
         (Display({"text/plain": 5}), Stdout("[text/plain]\n")),
+        (Stdout(""), None),
         (ClearOutput(), None),
     ],
     ids=str,
 )
 def test_rich_outputs_as_text(event: object, text: object) -> None:
     """The log is text: of a rich output its plain form, or its media types."""
-    assert event_text(event) == text  # type: ignore[arg-type]
+    assert [*event_texts(event)] == ([] if text is None else [text])  # type: ignore[arg-type]
+
+
+def test_a_long_plain_form_comes_in_pieces() -> None:
+    """Of which only the newest are kept; as one string it may take hundreds of megabytes."""
+    pieces = [f"{number:4}".encode() * 1000 for number in range(600)]
+    texts = [*event_texts(Display({"text/plain": Utf8Text(pieces)}))]
+    assert "".join(text.content for text in texts) == b"".join(pieces).decode() + "\n"
+    held = PendingOutput()
+    for text in texts:
+        held.add(text)
+    [(_, kept)], left_out = held.drain()
+    assert left_out + len(kept.content) == 2_400_001
+    assert kept.content.endswith(" 599\n")
 
 
 def test_neighbours_are_joined() -> None:
