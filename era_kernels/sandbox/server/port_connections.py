@@ -164,9 +164,13 @@ async def _wait_established(connection: socket.socket) -> None:
         number = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if number:
             raise OSError(number, os.strerror(number))
+    try:
+        peer = connection.getpeername()
+    except OSError as error:  # reset since
+        raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET)) from error
     # Where nothing listens, Linux may choose the very port as the connection's own: TCP allows a
     # socket to connect to itself.
-    if connection.getsockname() == connection.getpeername():
+    if connection.getsockname() == peer:
         raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
 
 

@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
@@ -20,6 +21,11 @@ from tests.sandbox.tiers import isolated_sandboxes
 from tests.waiting import until
 
 TIMEOUT = 2.0  # seconds for an answer, here
+
+
+def read_state(pid: int | None) -> str:
+    """Returns the letter of a process's state, as in proc(5)."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 @pytest.fixture(autouse=True)
@@ -88,6 +94,7 @@ async def test_a_stopped_init_ends_its_session_alone(tier: int) -> None:
         await until(lambda: silent.pid is not None)
         assert silent.pid is not None
         os.kill(silent.pid, signal.SIGSTOP)
+        await until(lambda: read_state(silent.pid) == "T")
         with pytest.raises(KernelStartFailed, match="no answer"):
             await asyncio.wait_for(silent.spawn(shell_command("true")), 20)
         assert (await asyncio.wait_for(process.ended, 20)).reason == sandbox.SILENT
