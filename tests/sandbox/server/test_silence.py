@@ -97,7 +97,6 @@ async def test_a_stopped_init_ends_its_session_alone(tier: int) -> None:
         await until(lambda: read_state(silent.pid) == "T")
         with pytest.raises(KernelStartFailed, match="no answer"):
             await asyncio.wait_for(silent.spawn(shell_command("true")), 20)
-            pytest.fail(f"the init answered; its state is {read_state(silent.pid)}")
         assert (await asyncio.wait_for(process.ended, 20)).reason == sandbox.SILENT
         assert (await run_to_end(other, shell_command("echo here")))[1] == "here\n"
         await asyncio.wait_for(silent.aclose(), 20)

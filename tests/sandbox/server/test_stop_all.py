@@ -178,6 +178,7 @@ def ptrace_stopped(session: Session) -> Iterator[None]:
     """The tracer stands still first, and its child waits for it then."""
     tracer, child = (one.pid for one in session.find() if one.pid != session.init)
     os.kill(tracer, signal.SIGSTOP)
+    assert wait_until(lambda: ") T " in Path(f"/proc/{tracer}/stat").read_text())
     os.kill(child, signal.SIGCHLD)
     assert wait_until(lambda: ") t " in Path(f"/proc/{child}/stat").read_text())
     yield

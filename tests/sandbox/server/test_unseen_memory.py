@@ -99,7 +99,8 @@ def test_a_look() -> None:
                 unseen.look(find, measure)
             assert wait_until(lambda: state(process.pid) == "R")
             assert not stopped.is_any
-            assert not UnseenMemory(new_stopped(1, StopsAll(answer=False))).look(find, measure)
+            refused = new_stopped(os.getpid(), StopsAll(answer=False))
+            assert not UnseenMemory(refused).look(find, measure)
             assert wait_until(lambda: state(process.pid) == "R")
         finally:
             process.kill()
