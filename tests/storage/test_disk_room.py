@@ -145,3 +145,13 @@ def test_reserve(disk: Path, reserve: int | None) -> None:
     DiskRoom(disk, 0).check()
     (disk / "filler").unlink()
     room.check()
+
+
+def test_output_stops_ahead_of_the_reserve(disk: Path) -> None:
+    """Where a little more than the reserve is free, only the output of code is refused."""
+    room = DiskRoom(disk, 16 * MIB)
+    room.check_for_output()
+    fill(disk / "filler", left=18 * MIB)
+    room.check()
+    with pytest.raises(InsufficientStorage, match=r"less than 20 MiB left \(disk_reserve\)"):
+        room.check_for_output()

@@ -97,6 +97,27 @@ def test_the_fastest_is_ended(launcher: Launcher) -> None:
         check(session.run("print(1)"), stdout="1\n", started_from="live")
 
 
+@pytest.mark.parametrize("call", ["exec", "run"])
+def test_output_ends_with_its_own_run(launcher: Launcher, call: str) -> None:
+    """Output that would fill the disk ends its run with 507, and nobody else's session."""
+    client = launcher.start("--disk-reserve", "256M").connect()
+    writer, loud = client.session("python"), client.session("python")
+    check(writer.run("data = bytes(1 << 19)"))
+    filler = fill(launcher.data_dir)
+    give_back(filler, 400 * MIB)
+    body = {"command": "yes"} if call == "exec" else {"code": "while True: print('y' * 99999)"}
+    answers = []
+    thread = threading.Thread(
+        target=lambda: answers.append(client.http.post(f"{loud.path}/{call}", json=body))
+    )
+    thread.start()
+    while thread.is_alive():
+        check(writer.run("for n in range(4): open(str(n), 'wb').write(data)"), exit_code=0)
+    check_error(answers[0], 507, "INSUFFICIENT_STORAGE")
+    check(writer.run("print(1)"), stdout="1\n", started_from="live")
+    check(loud.run("print(1)"), stdout="1\n")  # what is short can be printed
+
+
 @pytest.mark.parametrize(
     "call",
     ["open(name, 'w').close()", "os.mkdir(name)", "os.symlink('x' * 50, name)", "os.mkfifo(name)",
