@@ -104,7 +104,7 @@ def test_output_ends_with_its_own_run(launcher: Launcher, call: str) -> None:
     writer, loud = client.session("python"), client.session("python")
     check(writer.run("data = bytes(1 << 19)"))
     filler = fill(launcher.data_dir)
-    give_back(filler, 400 * MIB)
+    give_back(filler, 350 * MIB)
     body = {"command": "yes"} if call == "exec" else {"code": "while True: print('y' * 99999)"}
     answers = []
     thread = threading.Thread(
@@ -114,6 +114,8 @@ def test_output_ends_with_its_own_run(launcher: Launcher, call: str) -> None:
     while thread.is_alive():
         check(writer.run("for n in range(4): open(str(n), 'wb').write(data)"), exit_code=0)
     check_error(answers[0], 507, "INSUFFICIENT_STORAGE")
+    status = os.statvfs(filler)
+    assert status.f_bavail * status.f_frsize > 256 * MIB
     check(writer.run("print(1)"), stdout="1\n", started_from="live")
     check(loud.run("print(1)"), stdout="1\n")  # what is short can be printed
 
