@@ -120,6 +120,31 @@ def test_output_ends_with_its_own_run(launcher: Launcher, call: str) -> None:
     check(loud.run("print(1)"), stdout="1\n")  # what is short can be printed
 
 
+def test_the_slow_are_ended_one_by_one(launcher: Launcher) -> None:
+    """None of several sessions takes much in two seconds, and together they do not take it all."""
+    client = launcher.start("--disk-reserve", "64M").connect()
+    other, *slow = [client.session("python") for _ in range(4)]
+    code = "import time\nfor n in range(300): open('f', 'ab').write(bytes(90_000)); time.sleep(0.1)"
+    for session in (other, *slow):
+        check(session.run("print(1)"), stdout="1\n")
+    filler = fill(launcher.data_dir)
+    give_back(filler, 66 * MIB)
+    answers = []
+    threads = [
+        threading.Thread(target=lambda one=one: answers.append(one.run(code))) for one in slow
+    ]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        check(other.run("open('g', 'wb').write(bytes(300_000))"), exit_code=0)
+        time.sleep(0.1)
+    causes = [answer["cause"] or "" for answer in answers]
+    assert sum("disk nearly full" in cause for cause in causes) >= 2, causes
+    check(other.run("print(1)"), stdout="1\n", started_from="live")
+    status = os.statvfs(filler)
+    assert status.f_bavail * status.f_frsize > 16 * MIB
+
+
 @pytest.mark.parametrize(
     "call",
     ["open(name, 'w').close()", "os.mkdir(name)", "os.symlink('x' * 50, name)", "os.mkfifo(name)",
