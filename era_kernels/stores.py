@@ -61,7 +61,7 @@ async def open_stores(
     stack.push_async_callback(database.aclose)
     # After the database: a directory that has a secret and no database has lost it.
     secret = await asyncio.to_thread(load_or_create_secret, directory.secret)
-    executions = ExecutionStore(database, directory.sessions, room.adjust)
+    executions = ExecutionStore(database, directory.sessions, room.adjust, room.check)
     stack.push_async_callback(executions.aclose)
     workspaces = Workspaces(directory.sessions, room.check)
     stack.push_async_callback(workspaces.aclose)

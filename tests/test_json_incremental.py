@@ -23,7 +23,7 @@ from era_kernels.json_incremental import (
     iterparse,
     iterparse_strictly,
 )
-from era_kernels.json_incremental.parsing import Parser
+from era_kernels.json_incremental.parsing import MAX_NAME_BYTES, Parser
 
 scalars = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False),
@@ -132,6 +132,15 @@ def test_what_is_no_json_is_refused(text: str) -> None:
     """Torn, nested too deeply, or wrong."""
     with pytest.raises(ValueError):
         read(text.encode())
+
+
+def test_long_names_are_refused() -> None:
+    """A name is made and hashed in one step, so its length is bounded, with escapes or without."""
+    for letter, length in (("x", 1), ("\\n", 2)):
+        long, too_long = (letter * (size // length) for size in (MAX_NAME_BYTES - 2, 1 << 21))
+        assert list(read(b'{"%b": 1}' % long.encode())) == [json.loads(f'"{long}"')]
+        with pytest.raises(ValueError, match="Too long property name"):
+            read(b'[{"%b": 1}]' % too_long.encode())
 
 
 @pytest.mark.parametrize("levels", range(1, 24))
@@ -271,5 +280,6 @@ def test_long_texts_are_kept_as_utf_8(text: str, ascii_only: bool) -> None:
 def test_what_is_no_long_text() -> None:
     """Escapes that stand for little, names, and bodies, which are bounded."""
     assert type(read(json.dumps("\x7f\x00" * (LONG_TEXT_BYTES // 6)).encode())) is str
-    assert read(json.dumps({LONG: 1}).encode()) == {LONG: 1}
+    name = LONG[: MAX_NAME_BYTES - 2]
+    assert read(json.dumps({name: 1}).encode()) == {name: 1}
     assert result_of(iterparse_strictly(json.dumps([LONG]).encode(), 10, 10)) == [LONG]

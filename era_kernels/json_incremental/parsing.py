@@ -15,6 +15,7 @@ from era_kernels.json_incremental.utf8_text import LONG_TEXT_BYTES, Utf8Text
 JsonBytes = bytes | bytearray
 
 FAST_DEPTH = 8  # levels that `_is_within_depth` counts quickly
+MAX_NAME_BYTES = 1024 * 1024  # bytes of a name, which is joined and hashed in one step
 BATCH_BYTES = 4096  # bytes of small values that are parsed in one step
 LONE_VALUES = 16  # values that are parsed one by one where a batch was none
 
@@ -50,7 +51,8 @@ def iterparse(data: JsonBytes, max_values: int, max_depth: int) -> Stepwise[Any]
 
     Bytes that are not UTF-8, and halves of surrogate pairs, become U+FFFD; NaN and the infinities
     become null. A text of LONG_TEXT_BYTES that is no name becomes a `Utf8Text`. Raises ValueError
-    for malformed JSON, more than `max_values` values and more than `max_depth` levels.
+    for malformed JSON, names of more than MAX_NAME_BYTES, more than `max_values` values and more
+    than `max_depth` levels.
     """
     return Parser(data, max_values, max_depth).parse()
 
@@ -167,7 +169,7 @@ class Parser:
                 yield from self.make_room()
         if self.data[self.position : self.position + 1] != b'"':
             self.fail("Expecting property name enclosed in double quotes")
-        self._key = str((yield from self._parse_string()))
+        self._key = str((yield from self._parse_string(MAX_NAME_BYTES)))
         yield from self._skip_space()
         if self.data[self.position : self.position + 1] != b":":
             self.fail("Expecting ':' delimiter")
@@ -235,7 +237,7 @@ class Parser:
         self.position += len(batch)
         return True
 
-    def _parse_string(self) -> Stepwise[str | Utf8Text]:
+    def _parse_string(self, max_bytes: int | None = None) -> Stepwise[str | Utf8Text]:
         short = _STRING.match(self.data, self.position)
         if short is not None:
             text = self.decode_text(short[1])
@@ -247,7 +249,10 @@ class Parser:
         while self.data[self.position : self.position + 1] != b'"':
             found.append(self._parse_string_part(begin))
             yield
-            if self.keeps_long_texts and self.position - begin > LONG_TEXT_BYTES:
+            if max_bytes is not None:
+                if self.position - begin > max_bytes:
+                    self.fail("Too long property name starting at", begin)
+            elif self.keeps_long_texts and self.position - begin > LONG_TEXT_BYTES:
                 return (yield from self._parse_long_string(begin, found))
         self.position += 1
         return "".join(found)

@@ -36,6 +36,7 @@ Transport = Literal["ipc", "tcp"]
 
 MAX_VALUES = 1_000_000  # lists, objects and their items in one part; each takes some 64 bytes here
 MAX_VALUES_AT_ONCE = 5000  # values that are parsed in one step
+MAX_HEADER_BYTES = 64 * 1024  # bytes of a header, which names a message and its sender
 MAX_DEPTH = 102  # of nested JSON: a MIME bundle may have 100 levels
 
 _CONNECTION_FILE = "kernel.json"
@@ -276,7 +277,10 @@ def _split_signed(parts: Sequence[Part]) -> Sequence[Part]:
         raise InvalidMessage("parts are missing") from error
     if len(parts) < start + 5:
         raise InvalidMessage("parts are missing")
-    return parts[start : start + 5]
+    signed = parts[start : start + 5]
+    if max(map(len, signed[1:3])) > MAX_HEADER_BYTES:
+        raise InvalidMessage("a header is too long")
+    return signed
 
 
 def _to_message(

@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 MAX_BALLAST = 8 * 1024 * 1024  # bytes
 BALLAST_SHARE = 16  # it takes at most this part of a small disk
+MARGIN_SHARE = 4  # of the reserve, which is left free beside it by what the server writes
 FULL = 1024 * 1024  # bytes of free space below which the ballast is given back
 INTERVAL = 0.25  # seconds between two looks at the disk
 SPARE_INODES = "spare_inodes"  # their directory
@@ -54,16 +55,21 @@ class DiskRoom:
         self._thread.start()
 
     def check(self) -> None:
-        """Raises InsufficientStorage when there is less free space than the reserve."""
+        """Raises InsufficientStorage when little more than the reserve is free.
+
+        What the server itself writes stops ahead of it: else the next session whose code writes
+        would be ended for what another one stored or printed.
+        """
         try:
             free, total = free_and_total(os.statvfs(self._directory))
         except OSError:  # what is to be written will tell
             return
         reserve = default_disk_reserve(total) if self._reserve is None else self._reserve
-        if free < reserve:
+        least = reserve + reserve // MARGIN_SHARE
+        if free < least:
             raise InsufficientStorage(
-                f"The server's disk has less than {format_size(reserve)} left (disk_reserve), so "
-                "nothing new is stored; deleting works.",
+                f"The server's disk has less than {format_size(least)} left (disk_reserve and a "
+                "quarter), so nothing new is stored; deleting works.",
                 hint="Delete files or sessions, or free room on the disk (`df`, and `df -i`: free "
                 "inodes count as their share); nothing needs to be restarted.",
             )

@@ -12,10 +12,10 @@ from time import sleep
 
 from era_kernels.concurrency.cooperative import YIELD_SECONDS, Stepwise, run_in_slices
 from era_kernels.errors import ExecutionNotFound, StorageFailed
-from era_kernels.models import Event, Execution, IdempotencyKey, LoggedEvent, now
+from era_kernels.models import Done, Event, Execution, IdempotencyKey, LoggedEvent, now
 from era_kernels.storage import executions_table, log_recovery
 from era_kernels.storage.database import Database
-from era_kernels.storage.disk_room import write_with_room
+from era_kernels.storage.disk_room import always_room, write_with_room
 from era_kernels.storage.execution_rows import ExecutionRows
 from era_kernels.storage.log_format import (
     LineInfo,
@@ -23,19 +23,22 @@ from era_kernels.storage.log_format import (
     encode,
     encode_header,
     is_long,
-    is_slow_to_write,
     iterencode,
     split_long_texts,
+    text_length,
 )
 from era_kernels.storage.log_index import LogIndex, index_path
 from era_kernels.storage.log_reader import LogReader, LogThreads
-from era_kernels.storage.threads import SerialExecutor
+from era_kernels.storage.threads import SerialExecutor, StorageThreads
 from era_kernels.storage.writing import write_all_at
 
 log = logging.getLogger(__name__)
 
 EVENTS_PER_YIELD = 32  # events that are encoded between two yields
-WRITE_BYTES = 1 << 20  # bytes that are written at once
+WRITE_BYTES = 1 << 16  # bytes that are written at once
+MUCH_TEXT = 1 << 16  # characters in one call, above which a thread of its own writes them
+VERY_MUCH_TEXT = 1 << 22  # the same, which takes so long that others with much text do not wait
+SMALL_LOG_BYTES = 256 * 1024  # a log may grow to this size also when the disk is nearly full
 
 __all__ = ["ExecutionLog", "ExecutionStore"]
 
@@ -43,10 +46,19 @@ __all__ = ["ExecutionLog", "ExecutionStore"]
 class ExecutionLog(LogReader):
     """The log of a live execution, which has one writer and any number of readers."""
 
-    def __init__(self, path: Path, file: int, index: LogIndex, threads: LogThreads) -> None:
+    def __init__(
+        self,
+        path: Path,
+        file: int,
+        index: LogIndex,
+        threads: LogThreads,
+        check_room: Callable[[], None] = always_room,
+    ) -> None:
+        """`check_room` raises InsufficientStorage when no long output is to be stored."""
         super().__init__(path, index, threads)
         self._file = file
         self._executor = SerialExecutor(threads.appenders)
+        self._check_room = check_room
 
     async def append(self, events: Sequence[Event]) -> list[LoggedEvent]:
         """Writes events, in the order of the calls, and returns them as they are in the log.
@@ -54,9 +66,7 @@ class ExecutionLog(LogReader):
         Writes all of them or none. Raises StorageFailed, InsufficientStorage; the log stays whole
         then, and the next append may succeed.
         """
-        if is_slow_to_write(events):
-            return await self._executor.submit_to(self._threads.slow, self._append, events)
-        return await self._executor.run(self._append, events)
+        return await self._executor.submit_to(self._threads_for(events), self._append, events)
 
     async def aclose(self) -> None:
         """Ends appending; readers may go on. A second call is fine."""
@@ -66,9 +76,20 @@ class ExecutionLog(LogReader):
             # Closing a small file waits for nothing, and a hop to a thread costs more.
             self._close()
 
+    def _threads_for(self, events: Sequence[Event]) -> StorageThreads:
+        """Returns the threads that write the events.
+
+        Encoding text keeps the interpreter's lock from all other threads, so one at a time writes
+        much of it, and whoever prints a line finds a thread that is free.
+        """
+        length = text_length(events)
+        if length > VERY_MUCH_TEXT or any(map(is_long, events)):
+            return self._threads.slow
+        return self._threads.much_text if length > MUCH_TEXT else self._threads.appenders
+
     # ------------------------------------------------------------ in a thread, one at a time
 
-    def _append(self, events: Iterable[Event]) -> list[LoggedEvent]:
+    def _append(self, events: Sequence[Event]) -> list[LoggedEvent]:
         if self._file < 0:
             raise StorageFailed("The log of this execution is closed.")
         time, first = now(), self._index.last_seq + 1
@@ -76,7 +97,9 @@ class ExecutionLog(LogReader):
             LoggedEvent(first + n, time, event) for n, event in enumerate(split_long_texts(events))
         ]
         try:
-            lines = self._write(recorded)
+            # The end of an execution is noted in any case.
+            is_last = bool(events) and isinstance(events[-1], Done)
+            lines = self._write(recorded, always_room if is_last else self._check_room)
         except BaseException:
             os.ftruncate(self._file, self._index.size)
             raise
@@ -84,7 +107,9 @@ class ExecutionLog(LogReader):
             self._index.add(line)
         return recorded
 
-    def _write(self, recorded: Iterable[LoggedEvent]) -> list[LineInfo]:
+    def _write(
+        self, recorded: Iterable[LoggedEvent], check_room: Callable[[], None]
+    ) -> list[LineInfo]:
         """Writes lines in groups, so that a long event is never encoded as a whole."""
         lines: list[LineInfo] = []
         group: list[bytes] = []
@@ -95,18 +120,21 @@ class ExecutionLog(LogReader):
             if is_long(entry.event):
                 offset = write_all_at(self._file, b"".join(group), offset)
                 group, size = [], 0
-                end = run_in_slices(_write_stepwise(self._file, iterencode(entry), offset))
+                steps = _write_stepwise(self._file, iterencode(entry), offset, check_room)
+                end = run_in_slices(steps)
                 lines.append(LineInfo(end - offset))
                 offset = end
                 continue
             if size >= WRITE_BYTES:
                 offset = write_all_at(self._file, b"".join(group), offset)
                 group, size = [], 0
-                sleep(YIELD_SECONDS)  # much text: as above
+                sleep(YIELD_SECONDS / 2)  # much text: as above
             data, line = encode(entry)
             lines.append(line)
             group.append(data)
             size += len(data)
+            if offset + size > SMALL_LOG_BYTES:
+                check_room()
         write_all_at(self._file, b"".join(group), offset)
         return lines
 
@@ -126,11 +154,19 @@ class ExecutionStore:
     """
 
     def __init__(
-        self, database: Database, sessions: Path, make_room: Callable[[], None] | None = None
+        self,
+        database: Database,
+        sessions: Path,
+        make_room: Callable[[], None] | None = None,
+        check_room: Callable[[], None] = always_room,
     ) -> None:
-        """`make_room` is called on a full disk, before a new log is tried once more."""
+        """`make_room` is called on a full disk, before a new log is tried once more.
+
+        `check_room` raises InsufficientStorage when no long output or code is to be stored.
+        """
         self._database = database
         self._make_room = make_room
+        self._check_room = check_room
         self._sessions = sessions
         self._threads = LogThreads()
         self._rows = ExecutionRows(database)
@@ -148,6 +184,8 @@ class ExecutionStore:
         `is_indexed`: the execution is listed, as long as its session exists. `idempotency`: the
         key is durable when this returns. Raises StorageFailed, InsufficientStorage.
         """
+        if len(execution.code) > SMALL_LOG_BYTES:
+            self._check_room()
         path = self._path(directory, execution.id)
         header = LogHeader(execution.code, language, execution.created_at)
         file, header_size = await write_with_room(
@@ -157,7 +195,7 @@ class ExecutionStore:
             await self._insert_with_key(execution, directory, idempotency, path, file)
         elif is_indexed:
             self._rows.write_soon(execution, directory=directory)
-        return ExecutionLog(path, file, LogIndex(header_size), self._threads)
+        return ExecutionLog(path, file, LogIndex(header_size), self._threads, self._check_room)
 
     async def _insert_with_key(
         self,
@@ -311,10 +349,16 @@ def _create(path: Path, header: LogHeader) -> tuple[int, int]:
     return file, size
 
 
-def _write_stepwise(file: int, pieces: Iterable[bytes], offset: int) -> Stepwise[int]:
-    """Writes pieces in steps, and returns the offset after them. Raises OSError."""
+def _write_stepwise(
+    file: int, pieces: Iterable[bytes], offset: int, check_room: Callable[[], None]
+) -> Stepwise[int]:
+    """Writes pieces in steps, and returns the offset after them.
+
+    Raises OSError, and what `check_room` raises.
+    """
     for piece in pieces:
         if piece:
+            check_room()
             offset = write_all_at(file, piece, offset)
         yield
     return offset

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -25,7 +25,9 @@ from era_kernels.models import (
     event_values,
 )
 
-MAX_TEXT_CHARS = 1 << 20  # characters of text in one event; a longer text becomes several events
+# Characters of text in one event; a longer text becomes several events. Encoding so many holds the
+# interpreter's lock for half a millisecond, up to one and a half with many characters to escape.
+MAX_TEXT_CHARS = 1 << 16
 MAX_VALUES = 10_000_000  # values in a line that is read; a kernel's message has fewer
 MAX_DEPTH = 1000  # levels in a line that is read; a kernel's message has fewer
 
@@ -84,10 +86,9 @@ def is_long(event: Event) -> bool:
     return json_incremental.estimate_size(event_values(event)) > json_incremental.LARGE_BYTES
 
 
-def is_slow_to_write(events: Sequence[Event]) -> bool:
-    """Returns True if writing the events occupies a thread for long."""
-    text = sum(len(event.content) for event in events if isinstance(event, Stdout | Stderr))
-    return text > 4 * MAX_TEXT_CHARS or any(map(is_long, events))
+def text_length(events: Iterable[Event]) -> int:
+    """Returns the characters of text in all events together."""
+    return sum(len(event.content) for event in events if isinstance(event, Stdout | Stderr))
 
 
 def iterencode(recorded: LoggedEvent) -> Iterator[bytes]:

@@ -18,16 +18,17 @@ READER_THREADS = 4  # threads that read, index and remove logs
 
 
 class LogThreads:
-    """Holds the threads of all logs; `slow` runs long work, one job after the other."""
+    """Holds the threads of all logs; `much_text` and `slow` run one job after the other."""
 
     def __init__(self) -> None:
         self.appenders = StorageThreads("log", APPENDER_THREADS)
         self.readers = StorageThreads("log-reader", READER_THREADS)
+        self.much_text = StorageThreads("log-text", 1)
         self.slow = StorageThreads("log-long", 1)
 
     def close(self) -> None:
         """Ends all threads (blocking); a second call is fine."""
-        for threads in (self.appenders, self.readers, self.slow):
+        for threads in (self.appenders, self.readers, self.much_text, self.slow):
             threads.close()
 
 

@@ -64,6 +64,7 @@ async def encode_batch(
         if size > MAX_WRITE_BYTES:
             yield b"".join(pending)
             pending, size = [], 0
+            await asyncio.sleep(0)
     yield b"".join(pending)
 
 

@@ -13,6 +13,7 @@ from jupyter_client.session import DELIM, Session
 from era_kernels.concurrency.cooperative import run_in_slices
 from era_kernels.json_incremental import EncodedJson
 from era_kernels.kernels.wire_protocol import (
+    MAX_HEADER_BYTES,
     MAX_VALUES,
     ConnectionInfo,
     InvalidMessage,
@@ -181,6 +182,20 @@ def test_missing_parts_are_refused(length: int) -> None:
     """A message that is too short is broken, not an error of ours."""
     with pytest.raises(InvalidMessage):
         MessageCodec(KEY).unpack(_pack_with_jupyter()[:length])
+
+
+@pytest.mark.parametrize("part", ["header", "parent"])
+def test_long_headers_are_refused(part: str) -> None:
+    """A header names a message: one of megabytes would take many steps, and its name a long one."""
+    wire = MessageCodec(KEY)
+    long = b'{"msg_type": "stream", "a": "%b"}' % (b"x" * MAX_HEADER_BYTES)
+    signed = [b"{}", b"{}", b"{}", b"{}"]
+    signed[0 if part == "header" else 1] = long
+    parts = [DELIM, b"", *signed]
+    with pytest.raises(InvalidMessage, match="too long"):
+        wire.unpack(parts)
+    with pytest.raises(InvalidMessage, match="too long"):
+        run_in_slices(wire.unpack_stepwise(parts))
 
 
 def test_other_keys_are_refused() -> None:

@@ -145,3 +145,13 @@ def test_reserve(disk: Path, reserve: int | None) -> None:
     DiskRoom(disk, 0).check()
     (disk / "filler").unlink()
     room.check()
+
+
+def test_the_server_stops_ahead_of_the_reserve(disk: Path) -> None:
+    """What it writes leaves a quarter more: sessions that write themselves may go on."""
+    room = DiskRoom(disk, 16 * MIB)
+    fill(disk / "filler", left=21 * MIB)
+    room.check()
+    fill(disk / "more", left=18 * MIB)
+    with pytest.raises(InsufficientStorage, match=r"less than 20 MiB left \(disk_reserve and a"):
+        room.check()

@@ -34,7 +34,7 @@ from era_kernels.models import (
     now,
 )
 from era_kernels.storage import execution_log, log_format
-from era_kernels.storage.execution_log import ExecutionLog
+from era_kernels.storage.execution_log import ExecutionLog, ExecutionStore
 from era_kernels.storage.log_index import MARK_INTERVAL_BYTES, index_path
 from tests.storage.stores import (
     LANGUAGE,
@@ -166,19 +166,68 @@ async def test_ranges_of_text(
         assert await read_text(reader, "stdout", 77_777) == out[77_777:]
 
 
+async def test_short_texts_do_not_wait_for_long_ones(
+    stores: Stores, session: Session, log: ExecutionLog
+) -> None:
+    """Much text of one run waits for that of others, and nobody's line waits for it."""
+    loud = [
+        await stores.executions.create(
+            make_execution(session, f"loud-{n}"), session.directory, LANGUAGE
+        )
+        for n in range(8)
+    ]
+    writing = [asyncio.create_task(one.append([Stdout("y\n" * 500_000)] * 4)) for one in loud]
+    for _ in range(20):
+        await log.append([Stdout("x")])
+    assert not any(task.done() for task in writing[4:])
+    for task, one in zip(writing, loud, strict=True):
+        assert len(await task) > 50
+        await one.aclose()
+
+
+async def test_no_room_for_long_output(stores: Stores, session: Session) -> None:
+    """Without room a log takes what is short, and its end; a long text is refused as a whole."""
+    has_room = True
+
+    def check_room() -> None:
+        if not has_room:
+            raise InsufficientStorage("no room")
+
+    executions = ExecutionStore(stores.database, stores.path / "sessions", check_room=check_room)
+    log = await executions.create(make_execution(session, "long"), session.directory, LANGUAGE)
+    await log.append([Stdout("x" * 300_000)])
+    has_room = False
+    size = log.size
+    with pytest.raises(InsufficientStorage):
+        await log.append([Stdout("y")])
+    with pytest.raises(InsufficientStorage):
+        await log.append([Display({"a": "y" * 1_000_000}, {})])
+    assert log.size == size
+    await log.append([Stderr("no room"), done_event(make_execution(session))])
+    assert len(await read_text(log, "stderr")) == 7
+    await log.aclose()
+    short = await executions.create(make_execution(session, "short"), session.directory, LANGUAGE)
+    await short.append([Stdout("y" * 1000)])
+    await short.aclose()
+    with pytest.raises(InsufficientStorage):
+        long = dataclasses.replace(make_execution(session, "exec-3"), code="#" * 300_000)
+        await executions.create(long, session.directory, LANGUAGE)
+    await executions.aclose()
+
+
 async def test_late_readers_do_not_read_from_the_start(
     stores: Stores, session: Session, execution: Execution, log: ExecutionLog
 ) -> None:
     """Reading the end of a long log reads little of the file."""
     for _ in range(20):
-        await log.append([Stdout("x" * 100_000) for _ in range(10)])
+        await log.append([Stdout("x" * 50_000) for _ in range(20)])
     await log.aclose()
     path = stores.log_path(session, execution.id)
     with path.open("r+b") as file:  # what is not read may be anything
         file.seek(path.stat().st_size // 10)
         file.write(b"\xff" * (path.stat().st_size // 2))
     for reader in (log, await stores.executions.open_log(session.directory, execution.id)):
-        assert len(await read_events(reader, after=195)) == 5
+        assert len(await read_events(reader, after=395)) == 5
         assert await read_text(reader, "stdout", 19_999_990) == b"x" * 10
 
 

@@ -97,6 +97,54 @@ def test_the_fastest_is_ended(launcher: Launcher) -> None:
         check(session.run("print(1)"), stdout="1\n", started_from="live")
 
 
+@pytest.mark.parametrize("call", ["exec", "run"])
+def test_output_ends_with_its_own_run(launcher: Launcher, call: str) -> None:
+    """Output that would fill the disk ends its run with 507, and nobody else's session."""
+    client = launcher.start("--disk-reserve", "256M").connect()
+    writer, loud = client.session("python"), client.session("python")
+    check(writer.run("data = bytes(1 << 19)"))
+    filler = fill(launcher.data_dir)
+    give_back(filler, 350 * MIB)
+    body = {"command": "yes"} if call == "exec" else {"code": "while True: print('y' * 99999)"}
+    answers = []
+    thread = threading.Thread(
+        target=lambda: answers.append(client.http.post(f"{loud.path}/{call}", json=body))
+    )
+    thread.start()
+    while thread.is_alive():
+        check(writer.run("for n in range(4): open(str(n), 'wb').write(data)"), exit_code=0)
+    check_error(answers[0], 507, "INSUFFICIENT_STORAGE")
+    status = os.statvfs(filler)
+    assert status.f_bavail * status.f_frsize > 256 * MIB
+    check(writer.run("print(1)"), stdout="1\n", started_from="live")
+    check(loud.run("print(1)"), stdout="1\n")  # what is short can be printed
+
+
+def test_the_slow_are_ended_one_by_one(launcher: Launcher) -> None:
+    """None of several sessions takes much in two seconds, and together they do not take it all."""
+    client = launcher.start("--disk-reserve", "64M").connect()
+    other, *slow = [client.session("python") for _ in range(4)]
+    code = "import time\nfor n in range(300): open('f', 'ab').write(bytes(90_000)); time.sleep(0.1)"
+    for session in (other, *slow):
+        check(session.run("print(1)"), stdout="1\n")
+    filler = fill(launcher.data_dir)
+    give_back(filler, 66 * MIB)
+    answers = []
+    threads = [
+        threading.Thread(target=lambda one=one: answers.append(one.run(code))) for one in slow
+    ]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        check(other.run("open('g', 'wb').write(bytes(300_000))"), exit_code=0)
+        time.sleep(0.1)
+    causes = [answer["cause"] or "" for answer in answers]
+    assert sum("disk nearly full" in cause for cause in causes) >= 2, causes
+    check(other.run("print(1)"), stdout="1\n", started_from="live")
+    status = os.statvfs(filler)
+    assert status.f_bavail * status.f_frsize > 16 * MIB
+
+
 @pytest.mark.parametrize(
     "call",
     ["open(name, 'w').close()", "os.mkdir(name)", "os.symlink('x' * 50, name)", "os.mkfifo(name)",

@@ -181,22 +181,20 @@ def test_what_is_no_file(session: SessionClient) -> None:
 
 
 def test_shut_and_kept(session: SessionClient) -> None:
-    """Modes, leases and attributes lead to a refusal with a message, or have no effect."""
+    """Modes and attributes lead to a refusal with a message, or have no effect."""
     code = (
-        "import fcntl, os, signal, subprocess\n"
-        "for n in ('shut', 'leased', 'fixed'): open(n, 'w').write('mine')\n"
+        "import os, subprocess\n"
+        "for n in ('shut', 'fixed'): open(n, 'w').write('mine')\n"
         "os.mkdir('dir'); open('dir/f', 'w').close()\n"
         "os.chmod('shut', 0); os.chmod('dir', 0)\n"
-        "signal.signal(signal.SIGIO, signal.SIG_IGN)\n"
-        "held = open('leased', 'r+'); fcntl.fcntl(held, fcntl.F_SETLEASE, fcntl.F_WRLCK)\n"
         "subprocess.run(['chattr', '+i', 'fixed'], stderr=subprocess.DEVNULL)\n"
     )
     assert session.run(code)["exit_code"] == 0
     try:
-        for name in ("shut", "leased", "fixed", "dir/f"):
+        for name in ("shut", "fixed", "dir/f"):
             for method in ("GET", "PUT", "DELETE"):
                 ask(session, method, name, b"x" if method == "PUT" else b"")
-        assert set(listed(session)) <= {"shut", "leased", "fixed", "dir/f"}
+        assert set(listed(session)) <= {"shut", "fixed", "dir/f"}
     finally:
         session.run("subprocess.run(['chattr', '-i', 'fixed'], stderr=subprocess.DEVNULL)")
 

@@ -19,8 +19,9 @@ ETC = (
     "ld.so.conf.d", "localtime", "magic", "mime.types", "nsswitch.conf", "os-release", "pki",
     "protocols", "services", "ssl/certs", "ssl/openssl.cnf", "terminfo", "timezone",
 )  # fmt: skip
-# The entries of /proc that control the kernel. Some of them check the uid alone.
-READ_ONLY_PROC = ("bus", "fs", "irq", "sys", "sysrq-trigger")
+# The entries of /proc that control the kernel. Some of them check the uid alone, or nothing: anyone
+# has Linux watch for shortages (`pressure`), and each such wish takes a process 10 ms to end.
+READ_ONLY_PROC = ("bus", "fs", "irq", "pressure", "sys", "sysrq-trigger")
 DEVICES = ("full", "null", "random", "tty", "urandom", "zero")
 HOST_NAME = "sandbox"
 USER_NAMESPACE_UID = 1000  # in a user namespace

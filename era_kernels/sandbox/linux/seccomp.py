@@ -121,14 +121,20 @@ SOCKET_PROGRAMS = (
 # for both versions of IP.
 SOL_IP, SOL_TCP, SOL_IPV6 = 0, 6, 41
 TCP_MD5SIG, TCP_MD5SIG_EXT, TCP_AO_ADD_KEY = 14, 32, 38
+IPV6_FLOWLABEL_MGR = 32  # labels of streams, of which the host has one table for all
+SO_ZEROCOPY = 60  # a byte that waits to be sent holds its page, of up to 2 MiB
 IP_BLOCK_SOURCE, IP_ADD_SOURCE_MEMBERSHIP, IP_MSFILTER = 38, 39, 41
 MCAST_BLOCK_SOURCE, MCAST_JOIN_SOURCE_GROUP, MCAST_MSFILTER = 43, 46, 48
 _OF_SENDERS = (MCAST_BLOCK_SOURCE, MCAST_JOIN_SOURCE_GROUP, MCAST_MSFILTER)
 UNCOUNTED_OPTIONS = (
+    (socket.SOL_SOCKET, SO_ZEROCOPY), (SOL_IPV6, IPV6_FLOWLABEL_MGR),
     *((SOL_TCP, option) for option in (TCP_MD5SIG, TCP_MD5SIG_EXT, TCP_AO_ADD_KEY)),
     *((SOL_IP, option) for option in (IP_BLOCK_SOURCE, IP_ADD_SOURCE_MEMBERSHIP, IP_MSFILTER)),
     *((level, option) for level in (SOL_IP, SOL_IPV6) for option in _OF_SENDERS),
-)
+)  # fmt: skip
+# Calls that put pages into a pipe or a socket without copying them: one byte there holds its page,
+# also when nothing else does, and a page of a file in memory may have 2 MiB.
+PAGE_SYSCALLS = ("sendfile", "splice", "tee")
 # Attributes of files; the fourth argument is the size. An access list (system.posix_acl_access) is
 # one of them, and Linux keeps it beside the file's inode, where no control group counts it: 64 KiB
 # for each empty file in memory. One of this size takes less than the inode, which is counted.
@@ -140,6 +146,11 @@ MAX_ATTRIBUTE = 256  # bytes
 # server counts all others by processes.
 F_OFD_SETLK, F_OFD_SETLKW = 37, 38
 CLONE_FILES, CLONE_THREAD = 0x400, 0x10000
+# Wishes to be told what happens to a file: leases (F_SETLEASE, F_SETDELEG), changes of a directory,
+# signals at input. Linux keeps any number of them in a list, which each change and each close of
+# anybody walks from end to end, and no signal ends that. The watches of inotify are bounded.
+WATCHING_FCNTL = (1024, 1040, 1026)  # F_SETLEASE, F_SETDELEG, F_NOTIFY
+F_SETFL, O_ASYNC = 4, 0x2000
 PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 22, 2
 SECCOMP_SET_MODE_FILTER = 1  # of seccomp(2)
 INIT = 1  # the init's pid in a namespace of its own
@@ -243,6 +254,7 @@ class _FilterBuilder:
             self._deny_programs()
             self._deny_influence(has_namespaces)
             self._deny_uncounted(counts_memory)
+            self._deny_signals_of_files()
             families = (*INTERNET_FAMILIES, AF_NETLINK) if has_namespaces else ()
             self._deny_families((socket.AF_UNIX, *families))
             return self._export()
@@ -306,10 +318,20 @@ class _FilterBuilder:
                 self._deny(name, errno.E2BIG, (3, _GT, MAX_ATTRIBUTE, 0))
             else:  # as by a file system without attributes
                 self._deny(name, errno.EOPNOTSUPP)
+        for name in () if counts_memory else PAGE_SYSCALLS:
+            self._deny(name, errno.EINVAL)  # as for files that cannot: programs copy then
         for command in (F_OFD_SETLK, F_OFD_SETLKW):
             self._deny("fcntl", errno.EINVAL, (1, _MASKED_EQ, _INT, command))
         shares_descriptors = (0, _MASKED_EQ, CLONE_FILES | CLONE_THREAD, CLONE_FILES)
         self._deny("clone", errno.EPERM, shares_descriptors)
+
+    def _deny_signals_of_files(self) -> None:
+        """Denies to be told by signals what happens to files, as file systems do that cannot."""
+        for command in WATCHING_FCNTL:
+            self._deny("fcntl", errno.EINVAL, (1, _MASKED_EQ, _INT, command))
+        asynchronous = (2, _MASKED_EQ, O_ASYNC, O_ASYNC)
+        self._deny("fcntl", errno.EINVAL, (1, _MASKED_EQ, _INT, F_SETFL), asynchronous)
+        self._deny("ioctl", errno.ENOTTY, (1, _MASKED_EQ, _INT, termios.FIOASYNC))
 
     def _deny_families(self, allowed: tuple[int, ...]) -> None:
         """Denies all socket families but these, and all of netlink but NETLINK_ROUTE.

@@ -149,9 +149,14 @@ class DiskMeasurement:
     def _judge_growth(self, *, is_first: bool) -> None:
         if self._breach is None:
             return
-        sure, unsure = self.session.growth.found_lately()
+        if self._breach.is_slow:
+            sure = self.session.growth.found_in_shortage()
+            unsure = 0
+        else:
+            sure, unsure = self.session.growth.found_lately()
         if sure >= self._breach.min_growth:
             is_most = self._breach.is_most(self.session, sure)
             self.excess = self._breach.message if is_most else None
         else:
-            self.is_unsure = is_first or unsure >= self._breach.min_growth
+            may_be_more = is_first or unsure >= self._breach.min_growth
+            self.is_unsure = may_be_more and not self._breach.is_slow

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from era_kernels.models import MIB, default_disk_reserve, format_size
 from era_kernels.sandbox.server.disk_space import DiskSpace, FileSystem
@@ -13,6 +13,8 @@ from era_kernels.sandbox.server.session_disk import SessionDisk
 NEAR = 2  # so many times the reserve is little
 PAUSE = 0.25  # seconds until the next session is chosen: those that end give room back
 REPEAT_PAUSE = 2.0  # seconds until the same session is chosen again
+SLOW_SHARE = 16  # so many of the slow are ended, one by one, until the reserve is used up
+MIN_SLOW_GROWTH = MIB // 16  # bytes that one of them has taken at least
 
 
 def _always(_session: SessionDisk, _grown: int) -> bool:
@@ -23,12 +25,14 @@ def _always(_session: SessionDisk, _grown: int) -> bool:
 class ReserveBreach:
     """Ends a session with `message` if it has grown by `min_growth` bytes, and the most of all.
 
-    `is_most` is called with a session that has, and its bytes.
+    `is_most` is called with a session that has, and its bytes. Those that count came just now, or
+    if it `is_slow` since the disk is nearly full.
     """
 
     message: str
     min_growth: int
     is_most: Callable[[SessionDisk, int], bool] = _always
+    is_slow: bool = False
 
 
 class DiskReserve:
@@ -37,6 +41,9 @@ class DiskReserve:
     Nobody says what some processes write, so that all who did anything may have. Hence who is found
     to have grown is ended only if nobody else may have grown by more, or less than half of the
     reserve is left: else the others are measured first.
+
+    Many that are slow use the reserve up, too, or one with time. For each SLOW_SHARE of it that is
+    gone while nobody is fast, the one is ended that has taken the most since the shortage began.
     """
 
     def __init__(self, max_bytes: int | None = None) -> None:
@@ -49,6 +56,9 @@ class DiskReserve:
         self._found: dict[SessionDisk, tuple[float, int]] = {}  # when, and by how much
         self._message = ""
         self._is_half_gone = False
+        self._short_of: set[SessionDisk] = set()  # those that have been told of the shortage
+        self._is_slow = False  # whether those that are chosen are slow
+        self._next_slow_end: int | None = None  # free bytes at which the next of the slow is ended
 
     def is_near(self, space: DiskSpace, sessions: Collection[SessionDisk]) -> bool:
         """Returns whether little more than the reserve is left of a disk with workspaces."""
@@ -73,30 +83,60 @@ class DiskReserve:
         full = [one for one in file_systems if one.free < self._reserve_of(one)]
         if not full:
             self._found.clear()
+            self._short_of.clear()
+            self._next_slow_end = None
         self._is_half_gone = any(one.free < self._reserve_of(one) // 2 for one in full)
         for file_system in full:
+            self._note_shortage(sessions)
             if now < self._next_choice:
                 break
-            reserve = self._reserve_of(file_system)
-            self._message = _describe(reserve)
-            min_growth = max(MIB // 16, min(MIB, reserve // 16))
-            breach = ReserveBreach(self._message, min_growth, self._is_most)
             chosen = {one: at for one, at in self._chosen.items() if one in sessions}
             self._chosen = {one: at for one, at in chosen.items() if now < at + REPEAT_PAUSE}
-            self._rivals = [
-                one
-                for one in sessions
-                if file_system.device == one.workspace_device
-                and one.growth.recent >= breach.min_growth
-                and one not in self._chosen
-            ]
+            there = [one for one in sessions if file_system.device == one.workspace_device]
+            breach = self._find_rivals(file_system, there)
             if self._rivals:
-                fastest = max(self._rivals, key=lambda one: one.growth.recent)
+                fastest = max(self._rivals, key=self._may_have_grown)
                 self._next_choice, self._chosen[fastest] = now + PAUSE, now
                 self._rivals.remove(fastest)
                 self._unmeasured.add(fastest)
                 return fastest, breach
         return None
+
+    def _note_shortage(self, sessions: Collection[SessionDisk]) -> None:
+        """Has each session count what it takes from now on, if it does not yet."""
+        for session in set(sessions) - self._short_of:
+            session.growth.begin_shortage()
+        self._short_of = set(sessions)
+
+    def _find_rivals(
+        self, file_system: FileSystem, sessions: Collection[SessionDisk]
+    ) -> ReserveBreach:
+        """Finds who may have grown, of the fast or else of the slow; returns what ends one."""
+        reserve = self._reserve_of(file_system)
+        self._message = _describe(reserve)
+        breach = ReserveBreach(
+            self._message, max(MIB // 16, min(MIB, reserve // 16)), self._is_most
+        )
+        self._is_slow = False
+        self._rivals = self._may_have_grown_by(breach.min_growth, sessions)
+        if self._next_slow_end is None:
+            self._next_slow_end = file_system.free - reserve // SLOW_SHARE
+        if self._rivals or file_system.free > self._next_slow_end:
+            return breach
+        self._is_slow = True
+        self._rivals = self._may_have_grown_by(MIN_SLOW_GROWTH, sessions)
+        if not (self._rivals or self._found or self._unmeasured):
+            self._next_slow_end = None
+        return replace(breach, min_growth=MIN_SLOW_GROWTH, is_slow=True)
+
+    def _may_have_grown_by(self, size: int, sessions: Collection[SessionDisk]) -> list[SessionDisk]:
+        return [
+            one for one in sessions if self._may_have_grown(one) >= size and one not in self._chosen
+        ]
+
+    def _may_have_grown(self, session: SessionDisk) -> float:
+        growth = session.growth
+        return growth.in_shortage if self._is_slow else growth.recent
 
     def find_taker(
         self, sessions: Collection[SessionDisk], now: float
@@ -114,7 +154,7 @@ class DiskReserve:
         most = max(self._found, key=lambda one: self._found[one][1])
         if not self._has_grown_most(most, self._found[most][1]):
             return None
-        self._found.clear()
+        self._note_end()
         self._next_choice = now + PAUSE
         return most, self._message
 
@@ -134,15 +174,20 @@ class DiskReserve:
     def _is_most(self, session: SessionDisk, grown: int) -> bool:
         self._found[session] = time.monotonic(), grown
         if self._has_grown_most(session, grown):
-            self._found.clear()
+            self._note_end()
             return True
         return False
+
+    def _note_end(self) -> None:
+        self._found.clear()
+        self._next_slow_end = None
 
     def _has_grown_most(self, session: SessionDisk, grown: int) -> bool:
         if any(it[1] > grown for it in self._found.values()):
             return False
         others = {*self._rivals, *self._unmeasured} - {session}
-        return self._is_half_gone or all(one.growth.recent <= grown for one in others)
+        is_urgent = self._is_half_gone and not self._is_slow
+        return is_urgent or all(self._may_have_grown(one) <= grown for one in others)
 
 
 def _describe(reserve: int) -> str:

@@ -24,6 +24,10 @@ from era_kernels.models import (
     event_values,
 )
 
+# What is added between two yields to other tasks.
+EVENTS_PER_YIELD = 64
+CHARS_PER_YIELD = 1 << 16
+
 RichEvent = Result | Display | UpdateDisplay
 SizedJson = tuple[EncodedJson, int]  # the JSON of an output, and how many bytes it counts
 
@@ -218,6 +222,7 @@ class ResultBuilder:
 
     async def add_cooperatively(self, events: Iterable[Event]) -> None:
         """Adds events on the event loop, and yields to other tasks when there is much to do."""
+        length = 0
         for number, event in enumerate(events, 1):
             if (
                 isinstance(event, Result | Display | UpdateDisplay)
@@ -226,7 +231,10 @@ class ResultBuilder:
                 self._add(event, await run_cooperatively(self._encode_stepwise(event)))
             else:
                 self._add(event)
-            if number % 64 == 0:
+            if isinstance(event, Stdout | Stderr):
+                length += len(event.content)
+            if number % EVENTS_PER_YIELD == 0 or length > CHARS_PER_YIELD:
+                length = 0
                 await asyncio.sleep(0)
 
     def _add(self, event: Event, encoded: SizedJson | None = None) -> None:

@@ -173,6 +173,13 @@ def kernel_switch(host: Host) -> object:
         return file.write("|/tmp/evil")
 
 
+def pressure_triggers(host: Host) -> object:
+    """Have the kernel watch for shortages, so that each process takes it long to end."""
+    names = ("cpu", "io", "memory")
+    files = [os.open(f"/proc/pressure/{name}", os.O_RDWR) for name in names]
+    return [os.write(file, b"some 150000 2000000\0") for file in files]
+
+
 def host_name(host: Host) -> object:
     """Rename the host."""
     if libc.sethostname(b"evil", 4) < 0:

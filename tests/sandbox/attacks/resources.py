@@ -8,8 +8,10 @@ import errno
 import fcntl
 import mmap
 import os
+import signal
 import socket
 import struct
+import termios
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -265,6 +267,32 @@ def orphaned_locks_bomb(host: Host) -> object:
     os.waitpid(child, 0)
     time.sleep(5)
     return "possible"
+
+
+def told_of_changes(host: Host) -> object:
+    """Be told of each change in a directory by any number of descriptors."""
+    return _told_by_signals(os.open(".", os.O_RDONLY), 1026, 2)  # F_NOTIFY, DN_MODIFY
+
+
+def leases_bomb(host: Host) -> object:
+    """Take any number of leases on a file, each of which its next writer waits for."""
+    open("leased", "w").close()
+    return _told_by_signals(os.open("leased", os.O_RDONLY), 1024, fcntl.F_RDLCK)  # F_SETLEASE
+
+
+def told_of_input(host: Host) -> object:
+    """Be told of input by any number of descriptors."""
+    reader, _ = os.pipe()
+    try:
+        fcntl.ioctl(reader, termios.FIOASYNC, b"\1\0\0\0")
+        return "by ioctl"
+    except OSError:
+        return _told_by_signals(reader, fcntl.F_SETFL, os.O_NONBLOCK | 0x2000)  # O_ASYNC
+
+
+def _told_by_signals(descriptor: int, command: int, argument: int) -> object:
+    signal.signal(signal.SIGIO, signal.SIG_IGN)
+    return f"possible: {fcntl.fcntl(descriptor, command, argument)}"
 
 
 def _file_locks(command: int) -> object:

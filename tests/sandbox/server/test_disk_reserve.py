@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from era_kernels.models import default_disk_reserve
-from era_kernels.sandbox.server.disk_reserve import PAUSE, REPEAT_PAUSE, DiskReserve
+from era_kernels.sandbox.server.disk_reserve import PAUSE, REPEAT_PAUSE, SLOW_SHARE, DiskReserve
 from era_kernels.sandbox.server.disk_space import DiskSpace
-from era_kernels.sandbox.server.session_disk import MIB, SessionDisk, workspace_quotas
+from era_kernels.sandbox.server.session_disk import MIB, Measured, SessionDisk, workspace_quotas
 from tests.storage.stores import small_disk
 
 
@@ -107,6 +107,29 @@ def test_with_half_of_the_reserve_nobody_is_waited_for(tmp_path: Path) -> None:
     found = DiskReserve(4 * space_left(space)).find_fastest(space, sessions, 100)
     assert found is not None
     assert found[1].is_most(found[0], MIB)
+
+
+def test_the_slow_count_since_the_shortage_began(tmp_path: Path) -> None:
+    """Of those that took little at a time the one that took the most; what was before is none."""
+    space = DiskSpace()
+    old, less, most = sessions = sessions_on(space, tmp_path, 900_000, 0, 0)
+    reserve = DiskReserve(space_left(space) + 64 * MIB)
+    for session in sessions:
+        session.growth.note_measured(Measured(0, MIB, 0.0, session.growth.total))
+    assert reserve.find_fastest(space, sessions, 100) is None
+    less.growth.add(100_000, 110)
+    most.growth.add(900_000, 110)
+    assert reserve.find_fastest(space, sessions, 110) is None  # nothing of the reserve has gone
+    (file_system,) = space.file_systems.values()
+    file_system.free -= (file_system.free + 64 * MIB) // SLOW_SHARE + MIB
+    found = reserve.find_fastest(space, sessions, 111)
+    assert found is not None
+    assert found[0] is most
+    assert found[1].is_slow
+    most.growth.note_measured(Measured(900_000, MIB, 0.0, most.growth.total))
+    assert most.growth.found_in_shortage() == 900_000
+    assert found[1].is_most(most, 900_000)
+    assert reserve.find_fastest(space, [old, less], 120) is None  # one is enough for a while
 
 
 def test_while_there_is_room(tmp_path: Path) -> None:
