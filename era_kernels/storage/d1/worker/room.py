@@ -51,13 +51,14 @@ def logs_size(directory: str) -> int:
 class _Change:
     """One change that runs."""
 
-    __slots__ = ("connection", "directory", "grows", "keep", "path")
+    __slots__ = ("connection", "directory", "grows", "keep", "path", "stopped_at")
 
     def __init__(
         self, connection: sqlite3.Connection, path: str, keep: int, grows: Callable[[], bool]
     ) -> None:
         self.connection, self.path, self.keep, self.grows = connection, path, keep, grows
         self.directory = os.path.dirname(path)  # noqa: PTH120
+        self.stopped_at: float | None = None
 
     def is_too_much(self) -> bool:
         """Returns whether the disk has too little room for the change to go on.
@@ -129,18 +130,20 @@ class RoomWatch:
     def _run(self) -> None:
         while True:
             self._wake.acquire()
-            pause, stopped_at = PAUSE, None
+            pause = PAUSE
             while True:
                 time.sleep(pause)
                 began = time.monotonic()
                 with self._lock:
                     if self._change is None:
                         break
-                    if stopped_at is None and not self._change.is_too_much():
-                        pause = max(PAUSE, SCAN_SHARE * (time.monotonic() - began))
-                        continue
-                    stopped_at, pause = stopped_at or began, PAUSE
-                    self.has_stopped = True
-                    self._change.connection.interrupt()
-                    if began - stopped_at > self._change.grace():
-                        self._end_process()
+                    if self._change.stopped_at is not None or self._change.is_too_much():
+                        self._stop(self._change, began)
+                pause = max(PAUSE, SCAN_SHARE * (time.monotonic() - began))
+
+    def _stop(self, change: _Change, now: float) -> None:
+        change.stopped_at = change.stopped_at or now
+        self.has_stopped = True
+        change.connection.interrupt()
+        if now - change.stopped_at > change.grace():
+            self._end_process()
