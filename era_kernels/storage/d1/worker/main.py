@@ -141,8 +141,8 @@ class Worker:
             version = database.schema_version
             for index, (parts, bound) in enumerate(entries):
                 head["index"] = index
-                results.append(run_entry(database, parts, bound, budget))
-            self._watch.check()
+                results.append(run_entry(database, parts, bound, budget, self._watch.check))
+            self._watch.check_commit()
             self._watch.end()
             _commit(database)
         except BaseException:

@@ -120,12 +120,16 @@ class RoomWatch:
             self._change = None
 
     def check(self) -> None:
-        """Raises RequestFailed where a large change must not be stored, which takes room again."""
-        change = self._change
-        if change is None:
-            return
-        if self.has_stopped or (log_size(change.path) > SMALL_LOG and change.is_too_much()):
+        """Raises RequestFailed when the change has been stopped: SQLite forgets it between two."""
+        if self.has_stopped:
             raise RequestFailed(Outcome.DISK_RESERVED)
+
+    def check_commit(self) -> None:
+        """Raises RequestFailed where a change must not be stored; a large one takes room again."""
+        change = self._change
+        if change is not None and log_size(change.path) > SMALL_LOG and change.is_too_much():
+            self.has_stopped = True
+        self.check()
 
     def _run(self) -> None:
         while True:
