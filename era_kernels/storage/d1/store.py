@@ -307,7 +307,8 @@ class D1Store:
         try:
             reply = await self.workers.run(Job(namespace, True, request, REFRESH_TIMEOUT))
         except EraError:  # no turn came: what a log takes must not stay, so it is looked at again
-            return True if has_log(self._path(namespace)) else None
+            is_closing = self._closing.is_set()
+            return True if has_log(self._path(namespace)) and not is_closing else None
         except (DeadlinePassed, WorkerEnded):
             return None
         if reply.head.get("outcome") != Outcome.DONE or reply.head["tables"] is None:
