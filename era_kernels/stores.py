@@ -97,7 +97,14 @@ def _open_resources(
     quotas = StorageQuotas(settings.storage_quota, settings.namespace_quota)
     kv = KVStore(database, quotas, settings.max_kv_value, room.check)
     stack.push_async_callback(kv.aclose)
-    d1 = D1Store(database, directory.d1, d1_limits(settings), quotas, check_room=room.check)
+    d1 = D1Store(
+        database,
+        directory.d1,
+        d1_limits(settings),
+        quotas,
+        check_room=room.check,
+        find_reserve=room.find_reserve,
+    )
     stack.push_async_callback(d1.aclose)
     r2 = R2Store(
         database, directory.objects, directory.unlink_lock, quotas, settings.max_object, room.check

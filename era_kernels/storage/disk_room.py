@@ -64,7 +64,7 @@ class DiskRoom:
             free, total = free_and_total(os.statvfs(self._directory))
         except OSError:  # what is to be written will tell
             return
-        reserve = default_disk_reserve(total) if self._reserve is None else self._reserve
+        reserve = self._reserve_of(total)
         least = reserve + reserve // MARGIN_SHARE
         if free < least:
             raise InsufficientStorage(
@@ -73,6 +73,13 @@ class DiskRoom:
                 hint="Delete files or sessions, or free room on the disk (`df`, and `df -i`: free "
                 "inodes count as their share); nothing needs to be restarted.",
             )
+
+    def find_reserve(self) -> int:
+        """Returns the bytes that are to be kept free."""
+        try:
+            return self._reserve_of(free_and_total(os.statvfs(self._directory))[1])
+        except OSError:
+            return 0
 
     def adjust(self) -> None:
         """Gives the ballast back, or makes it again, by the free space that there is (blocking)."""
@@ -97,6 +104,9 @@ class DiskRoom:
     def _run(self) -> None:
         while not self._stopping.wait(INTERVAL):
             self.adjust()
+
+    def _reserve_of(self, total: int) -> int:
+        return default_disk_reserve(total) if self._reserve is None else self._reserve
 
     def _size(self) -> int:
         """Returns the bytes of the ballast; 0 when there is none, or its making was cut short."""
@@ -169,3 +179,8 @@ async def write_with_room(
 
 def always_room() -> None:
     """Checks nothing, for stores whose disk nobody watches."""
+
+
+def no_reserve() -> int:
+    """Returns 0: nothing is kept free, for stores whose disk nobody watches."""
+    return 0

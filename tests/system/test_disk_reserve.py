@@ -163,6 +163,38 @@ def test_who_takes_all_inodes_is_ended(tmp_path: Path, call: str) -> None:
         client.http.put(f"{other.path}/files/f", content=b"x").raise_for_status()
 
 
+def test_sql_takes_nothing_of_the_reserve(launcher: Launcher) -> None:
+    """A statement that would fill the disk is undone with status 507; sessions go on."""
+    reserve = 192 * MIB
+    server = launcher.start("--disk-reserve", str(reserve))
+    client, other = server.connect(), server.connect()
+    session = client.session("python")
+    check(session.run("print(1)"), stdout="1\n")
+    path = "/api/storage/d1/n/exec"
+    client.http.post(path, json={"sql": "CREATE TABLE t (a)"}).raise_for_status()
+    sql = (
+        "WITH RECURSIVE c (x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c LIMIT 900) "
+        "INSERT INTO t SELECT randomblob(1000000) FROM c"
+    )
+    answers, least = [], DISK * MIB
+    thread = threading.Thread(
+        target=lambda: answers.append(other.http.post(path, json={"sql": sql}, timeout=60))
+    )
+    thread.start()
+    while thread.is_alive():
+        check(session.run("open('f', 'wb').write(bytes(1 << 20)); print(1)"), stdout="1\n")
+        status = os.statvfs(launcher.data_dir)
+        least = min(least, status.f_bavail * status.f_frsize)
+    check_error(answers[0], 507, "INSUFFICIENT_STORAGE")
+    assert "disk_reserve" in answers[0].json()["message"]
+    assert least > reserve * 3 // 4
+    answer = client.http.post(
+        "/api/storage/d1/n/query", json={"sql": "SELECT count(*) AS n FROM t"}
+    )
+    assert answer.json()["results"] == [{"n": 0}]
+    client.http.post(path, json={"sql": sql.replace("900", "9")}).raise_for_status()
+
+
 def test_full_disk(launcher: Launcher) -> None:
     """With not a byte left: /run answers, DELETE works, the server stops and starts."""
     server = launcher.start()

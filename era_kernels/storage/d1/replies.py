@@ -91,7 +91,13 @@ def error_of(head: JsonObject, limits: D1Limits, max_size: int) -> EraError:
         return _too_large_error(outcome, limits)
     if outcome == Outcome.DATABASE_FULL:
         return _full_error(limits, max_size)
-    if outcome in (Outcome.DISK_FULL, Outcome.DISK_RESERVED):
+    if outcome == Outcome.DISK_RESERVED:
+        return InsufficientStorage(
+            "The change was undone: with it the server's disk would have less left than is kept "
+            "free (disk_reserve). Deleting works.",
+            hint="Change less at once, or free room on the disk; nothing needs to be restarted.",
+        )
+    if outcome == Outcome.DISK_FULL:
         return InsufficientStorage(
             "There is no room left where the server stores its data.",
             hint="Free disk space; nothing needs to be restarted.",

@@ -16,7 +16,7 @@ from era_kernels.errors import EraError, InsufficientStorage, StorageFailed, Too
 from era_kernels.json_codec import dumps_async
 from era_kernels.json_incremental import LARGE_BYTES
 from era_kernels.models import StorageQuotas
-from era_kernels.models.storage_namespaces import NAMESPACE_PATTERN
+from era_kernels.storage.d1.files import SUFFIX, find_databases, has_log, size_with_log
 from era_kernels.storage.d1.replies import (
     D1Limits,
     D1Result,
@@ -34,7 +34,7 @@ from era_kernels.storage.d1.worker.outcomes import Outcome
 from era_kernels.storage.d1.worker_pool import WORKERS, DeadlinePassed, Job, WorkerPool
 from era_kernels.storage.d1.worker_process import Reply, WorkerEnded, WorkerProcess
 from era_kernels.storage.database import Database
-from era_kernels.storage.disk_room import always_room
+from era_kernels.storage.disk_room import always_room, no_reserve
 
 MAX_SQL = 1024 * 1024  # bytes of the SQL of one entry
 MAX_ENTRIES = 10_000  # of one batch
@@ -42,7 +42,6 @@ REFRESH_SECONDS = 1.0  # between two looks at the sizes of one database
 REFRESH_TIMEOUT = 10.0  # seconds that such a look may take
 CLOSE_SECONDS = 5.0  # until what still runs is ended
 _FILE_SLACK = 64 * 1024 * 1024  # bytes that a write-ahead log may have beyond the database
-_SUFFIX = ".db"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +75,15 @@ class D1Store:
         quotas: StorageQuotas | None = None,
         workers: int = WORKERS,
         check_room: Callable[[], None] = always_room,
+        find_reserve: Callable[[], int] = no_reserve,
     ) -> None:
         """Keeps the files in `directory`, made when it is needed, and their index in era.db.
 
         `check_room` raises InsufficientStorage when nothing new is to be stored: then databases are
-        only read, and made emptier by DELETE and DROP.
+        only read, and made emptier by DELETE and DROP. `find_reserve` tells the bytes of the disk
+        that no change may take.
         """
-        self._check_room = check_room
+        self._check_room, self._find_reserve = check_room, find_reserve
         self._database = database
         self._directory = directory
         self._limits = limits or D1Limits()
@@ -96,9 +97,12 @@ class D1Store:
         self._closing = asyncio.Event()
 
     async def open(self) -> None:
-        """Looks again at databases that changed without being counted, before a crash."""
+        """Looks again at databases that changed without being counted, before a crash.
+
+        Their logs count until then, and are emptied by it.
+        """
         counted = await self._database.read(counted_sizes)
-        found = await asyncio.to_thread(_find_databases, self._directory)
+        found = await asyncio.to_thread(find_databases, self._directory)
         for namespace in counted.keys() - found.keys():
             await self._database.write(partial(replace_tables, namespace, [], (), 0))
         for namespace, (size, is_clean) in found.items():
@@ -227,6 +231,7 @@ class D1Store:
             "max_result": self._limits.max_result,
             "max_size": max_size,
             "may_grow": may_grow,
+            "keep": self._find_reserve() if mode == "exec" else 0,
         }
         return await dumps_async(value, size) if size > LARGE_BYTES else _encode(value)
 
@@ -235,20 +240,24 @@ class D1Store:
         try:
             reply = await self.workers.run(job)
         except DeadlinePassed:
+            self._note_end(job)
             raise timeout_error(self._limits, may_have_changed=job.is_write) from None
         except WorkerEnded:
+            self._note_end(job)
             raise StorageFailed(
                 "The worker that ran the SQL ended before it answered.",
                 hint="A change may have been stored: look before you repeat it.",
             ) from None
         if reply.head.get("outcome") != Outcome.DONE:
-            if job.is_write and reply.head.get("size"):  # the file of a new database stays
+            if reply.head.get("is_ending"):
+                self._note_end(job)
+            elif job.is_write and reply.head.get("size"):  # the file of a new database stays
                 self._note_change(job.namespace, reply.head["size"], ())
             raise error_of(reply.head, self._limits, max_size)
         return reply
 
     def _path(self, namespace: str) -> Path:
-        return self._directory / f"{namespace}{_SUFFIX}"
+        return self._directory / f"{namespace}{SUFFIX}"
 
     # ------------------------------------------------------------ the index of tables
 
@@ -260,6 +269,14 @@ class D1Store:
         change = self._changes[namespace]
         change.size, change.is_new = size, True
         change.tables.update(tables)
+
+    def _note_end(self, job: Job) -> None:
+        """Notes that a worker ended while it ran a request: of a change, it leaves the log behind.
+
+        The log counts until the database is looked at, which empties it.
+        """
+        if job.is_write:
+            self._note_change(job.namespace, size_with_log(self._path(job.namespace)), ())
 
     async def _refresh_soon(self, namespace: str) -> None:
         try:
@@ -289,7 +306,10 @@ class D1Store:
         )
         try:
             reply = await self.workers.run(Job(namespace, True, request, REFRESH_TIMEOUT))
-        except (DeadlinePassed, EraError, WorkerEnded):
+        except EraError:  # no turn came: what a log takes must not stay, so it is looked at again
+            is_closing = self._closing.is_set()
+            return True if has_log(self._path(namespace)) and not is_closing else None
+        except (DeadlinePassed, WorkerEnded):
             return None
         if reply.head.get("outcome") != Outcome.DONE or reply.head["tables"] is None:
             return None
@@ -307,18 +327,3 @@ def _encode(value: object) -> bytes:
 
 def _make_directory(directory: Path) -> None:
     directory.mkdir(mode=0o700, exist_ok=True)
-
-
-def _find_databases(directory: Path) -> dict[str, tuple[int, bool]]:
-    """Returns the size of each namespace's file, and whether it was closed in order."""
-    if not directory.exists():
-        return {}
-    found = {}
-    for path in directory.glob(f"*{_SUFFIX}"):
-        namespace = path.name.removesuffix(_SUFFIX)
-        if NAMESPACE_PATTERN.fullmatch(namespace) and path.is_file():
-            found[namespace] = (
-                path.stat().st_size,
-                not path.with_name(f"{path.name}-wal").exists(),
-            )
-    return found

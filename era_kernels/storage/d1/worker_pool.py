@@ -247,8 +247,13 @@ class WorkerPool:
         if worker.is_slow and len(self._idle) < self._workers:
             worker.speed_up()
         # One that is slow has been replaced already; one that ran out of memory may be short of it
-        # for the next request.
-        is_fit = error is None and answer.result().head.get("outcome") != Outcome.OUT_OF_MEMORY
+        # for the next request. One that could not be interrupted ends by itself.
+        head = answer.result().head if error is None else {}
+        is_fit = (
+            error is None
+            and head.get("outcome") != Outcome.OUT_OF_MEMORY
+            and not head.get("is_ending")
+        )
         if is_fit and worker.is_alive and not worker.is_slow and not self._is_closed:
             self._idle.append(worker)
         else:

@@ -100,6 +100,7 @@ class Authorizer:
         self.is_write = False
         self.may_grow = True  # False where the disk has no room for more
         self.is_growth = False
+        self.has_grown = False  # since the request began, by what was compiled for it
         self.changed_tables: set[str] = set()
         self._denied_tables = frozenset(
             name for name in modules if name not in ALLOWED_TABLE_FUNCTIONS
@@ -113,6 +114,12 @@ class Authorizer:
         self.refusal = ""
         self.is_write = False
         self.is_growth = False
+
+    def begin_request(self, *, may_grow: bool) -> None:
+        """Forgets what was noted of the request before."""
+        self.may_grow = may_grow
+        self.has_grown = False
+        self.changed_tables.clear()
 
     def __call__(
         self,
@@ -174,14 +181,11 @@ class Authorizer:
             self.is_write = True
             return "a query only reads"
         # What DROP and virtual tables write to tables of their own gives room back.
-        if (
-            not self.may_grow
-            and action in _GROWTHS
-            and self.keyword not in ("DROP", "EXPLAIN")
-            and not is_shadow
-        ):
-            self.is_growth = True
-            return "the disk has no room for more"
+        if action in _GROWTHS and self.keyword not in ("DROP", "EXPLAIN") and not is_shadow:
+            if not self.may_grow:
+                self.is_growth = True
+                return "the disk has no room for more"
+            self.has_grown = True
         if action in (sqlite3.SQLITE_ANALYZE, sqlite3.SQLITE_REINDEX):
             return None
         if is_shadow and (self.is_checking or source is not None):

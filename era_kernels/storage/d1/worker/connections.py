@@ -11,6 +11,7 @@ from functools import partial
 
 from era_kernels.storage.d1.worker.authorizer import SHADOW_SUFFIXES, Authorizer
 from era_kernels.storage.d1.worker.outcomes import Outcome, RequestFailed
+from era_kernels.storage.d1.worker.room import SMALL_LOG, log_size
 
 MAX_OPEN = 8  # connections of one worker: 64 in all workers, of which there are at most 8
 PROGRESS_STEPS = 5_000  # steps of SQLite's machine between two looks at the deadline
@@ -42,7 +43,8 @@ _PRAGMAS = (
     "synchronous = full",
     "temp_store = memory",  # SQLite writes nothing outside the data directory
     "cache_size = -4000",
-    f"journal_size_limit = {16 * MIB}",
+    f"journal_size_limit = {SMALL_LOG}",
+    "secure_delete = fast",  # pages that become free are not written: DROP needs no room for them
     f"hard_heap_limit = {320 * MIB}",  # of the process; below its RLIMIT_DATA
 )
 # Python 3.12 can switch on SQLite's own defences; the authorizer denies the same before it.
@@ -52,12 +54,11 @@ _DEFENSIVE = getattr(sqlite3, "SQLITE_DBCONFIG_DEFENSIVE", None)
 class OpenDatabase:
     """One connection to one database, and what must be known about its schema."""
 
-    def __init__(
-        self, connection: sqlite3.Connection, authorizer: Authorizer, directory: str
-    ) -> None:
+    def __init__(self, connection: sqlite3.Connection, authorizer: Authorizer, path: str) -> None:
         self.connection = connection
         self.authorizer = authorizer
-        self.directory = directory
+        self.path = path
+        self.directory = _directory_of(path)
         self.schema_version = -1
         self._max_pages = 0
         self._page_size = 0
@@ -115,6 +116,19 @@ class OpenDatabase:
             self.own(f"PRAGMA max_page_count = {pages}")
             self._max_pages = pages
 
+    def give_log_back(self, kept: int = SMALL_LOG) -> bool:
+        """Empties a write-ahead log of more than `kept` bytes; returns False where it must stay.
+
+        It stays while somebody else reads what was there before.
+        """
+        if log_size(self.path) <= kept:
+            return True
+        self.own("PRAGMA busy_timeout = 0")
+        try:
+            return not self.own("PRAGMA wal_checkpoint(TRUNCATE)")
+        finally:
+            self.own(f"PRAGMA busy_timeout = {round(BUSY_TIMEOUT * 1000)}")
+
     def size(self) -> int:
         """Returns the bytes of the database."""
         self._page_size = self._page_size or self.own("PRAGMA page_size")
@@ -169,9 +183,8 @@ class OpenDatabases:
 
 
 def _open(path: str, is_read_only: bool, is_interrupted: Callable[[], bool]) -> OpenDatabase:
-    directory = os.path.dirname(path) or "/"  # noqa: PTH120 - pathlib would double the start time
     if path and not is_read_only:
-        _create_durably(path, directory)
+        _create_durably(path, _directory_of(path))
     connection = _connect(path, is_read_only)
     try:
         _configure(connection, is_read_only=is_read_only, is_file=bool(path))
@@ -185,7 +198,11 @@ def _open(path: str, is_read_only: bool, is_interrupted: Callable[[], bool]) -> 
     except BaseException:
         connection.close()
         raise
-    return OpenDatabase(connection, authorizer, directory)
+    return OpenDatabase(connection, authorizer, path)
+
+
+def _directory_of(path: str) -> str:
+    return os.path.dirname(path) or "/"  # noqa: PTH120 - pathlib would double the start time
 
 
 def _connect(path: str, is_read_only: bool) -> sqlite3.Connection:

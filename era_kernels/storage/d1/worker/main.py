@@ -13,6 +13,7 @@ import sqlite3
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from era_kernels.storage.d1.worker.connections import (
@@ -23,6 +24,7 @@ from era_kernels.storage.d1.worker.connections import (
 )
 from era_kernels.storage.d1.worker.framing import frame_reply, receive_request
 from era_kernels.storage.d1.worker.outcomes import Outcome, RequestFailed, outcome_of
+from era_kernels.storage.d1.worker.room import RoomWatch
 from era_kernels.storage.d1.worker.rows import RowBudget
 from era_kernels.storage.d1.worker.statements import (
     Result,
@@ -38,6 +40,7 @@ MAX_OPEN_FILES = 128
 MAX_SCANNED, MAX_SCANNED_AT_ONCE = 32 * MIB, 2 * MIB
 FREE_PAGES = 256  # unused pages from which a database is made smaller
 VACUUMED_PAGES = 4096  # pages that it gives back at once, which takes little time
+KEPT_LOG = 256 * 1024  # bytes of a write-ahead log that is not emptied while nothing changes
 # Characters of names in an answer, each of which may take 6 bytes there: see MAX_HEAD.
 MAX_NAMES = 4 * MIB
 _PR_SET_PDEATHSIG = 1
@@ -64,13 +67,15 @@ class Interruption:
 class Worker:
     """Runs requests; each is a JSON object as `D1Store` makes it."""
 
-    def __init__(self) -> None:
+    def __init__(self, watch: RoomWatch) -> None:
         self.interruption = Interruption()
+        self._watch = watch
         self._databases = OpenDatabases(self.interruption.is_due)
 
     def run(self, request: dict[str, Any]) -> bytes:
         """Returns the frame that answers a request, whatever happens to it."""
         self.interruption.begin(request["timeout"])
+        self._watch.has_stopped = False
         head: dict[str, Any] = {"outcome": Outcome.DONE}
         results: list[Result] = []
         try:
@@ -101,8 +106,11 @@ class Worker:
 
     def _describe(self, failure: RequestFailed, head: dict[str, Any]) -> None:
         head["outcome"] = failure.outcome
-        if failure.outcome == Outcome.TIMEOUT and self.interruption.is_cancelled:
-            head["outcome"] = Outcome.CANCELLED
+        if failure.outcome == Outcome.TIMEOUT:
+            if self._watch.has_stopped:
+                head["outcome"] = Outcome.DISK_RESERVED
+            elif self.interruption.is_cancelled:
+                head["outcome"] = Outcome.CANCELLED
         head["details"], head["reason"] = failure.details, failure.reason
 
     def _query(self, request: dict[str, Any], head: dict[str, Any]) -> list[Result]:
@@ -121,17 +129,24 @@ class Worker:
         database = self._databases.get(request["path"], is_read_only=False)
         budget, results = _budget(request), []
         database.limit_size(request["max_size"])
-        database.authorizer.may_grow = request["may_grow"]
-        database.authorizer.changed_tables.clear()
+        authorizer = database.authorizer
+        authorizer.begin_request(may_grow=request["may_grow"])
+        database.give_log_back()  # one that a worker left which was ended
         database.own("BEGIN IMMEDIATE")
         try:
+            self._watch.begin(
+                database.connection, request["path"], request["keep"], lambda: authorizer.has_grown
+            )
             database.refresh_schema()
             version = database.schema_version
             for index, (parts, bound) in enumerate(entries):
                 head["index"] = index
-                results.append(run_entry(database, parts, bound, budget))
+                results.append(run_entry(database, parts, bound, budget, self._watch.check))
+            self._watch.check_commit()
+            self._watch.end()
             _commit(database)
         except BaseException:
+            self._watch.end()
             if database.connection.in_transaction:
                 database.own("ROLLBACK")
             database.schema_version = -1
@@ -139,7 +154,8 @@ class Worker:
         finally:
             with suppress(sqlite3.Error):
                 head["size"] = database.size()
-        head["changed_tables"] = first_names(sorted(database.authorizer.changed_tables), MAX_NAMES)
+                database.give_log_back()
+        head["changed_tables"] = first_names(sorted(authorizer.changed_tables), MAX_NAMES)
         if database.schema_version != version:
             head["tables"] = _short_enough(table_sizes(database, MAX_SCANNED_AT_ONCE))
             head["more"] = head["size"] > MAX_SCANNED_AT_ONCE
@@ -152,7 +168,8 @@ class Worker:
         if database.own("PRAGMA freelist_count") >= FREE_PAGES:
             # It works while its rows are fetched, which have no columns: only a script gets all.
             database.connection.executescript(f"PRAGMA incremental_vacuum({VACUUMED_PAGES})")
-        head["more"] = database.own("PRAGMA freelist_count") >= FREE_PAGES
+        has_log = not database.give_log_back(KEPT_LOG)
+        head["more"] = has_log or database.own("PRAGMA freelist_count") >= FREE_PAGES
         head["tables"] = _short_enough(table_sizes(database, MAX_SCANNED))
         head["size"] = database.size()
 
@@ -207,11 +224,19 @@ def _set_limits(max_file: int) -> None:
         resource.setrlimit(name, (value, value))
 
 
+def _end_for_room(connection: socket.socket) -> None:
+    head = {"outcome": Outcome.DISK_RESERVED, "is_ending": True}
+    connection.sendall(frame_reply(json.dumps(head).encode(), b""))
+    os._exit(1)
+
+
 def main(descriptor: int, max_file: int) -> None:
     """Works until the server closes its end of the socket; files may have `max_file` bytes."""
-    _set_limits(max_file)
     with socket.socket(fileno=descriptor) as connection:
-        worker = Worker()
+        watch = RoomWatch(partial(_end_for_room, connection))
+        watch.start()
+        _set_limits(max_file)
+        worker = Worker(watch)
         signal.signal(signal.SIGUSR1, worker.interruption.cancel)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)  # the server ends its workers when it is done

@@ -6,7 +6,7 @@ import base64
 import binascii
 import sqlite3
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from era_kernels.storage.d1.worker.connections import OpenDatabase
@@ -86,15 +86,21 @@ def run_query(
 
 
 def run_entry(
-    database: OpenDatabase, parts: Sequence[SqlPart], params: Params, budget: RowBudget
+    database: OpenDatabase,
+    parts: Sequence[SqlPart],
+    params: Params,
+    budget: RowBudget,
+    check: Callable[[], None],
 ) -> Result:
     """Runs the statements of one entry, inside the transaction that is open. Raises RequestFailed.
 
+    `check` raises it before one that must not run, since the change has been stopped meanwhile.
     The rows are those of the last statement that has columns; the figures are sums.
     """
     total = Result()
     try:
         for part in parts:
+            check()
             if database.authorizer.shadow_tables and part.keyword != "EXPLAIN":
                 _check_part(database, part, params)
             result = _run_part(database, part, params, budget)
