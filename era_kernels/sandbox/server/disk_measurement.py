@@ -149,14 +149,9 @@ class DiskMeasurement:
     def _judge_growth(self, *, is_first: bool) -> None:
         if self._breach is None:
             return
-        if self._breach.is_slow:
-            sure = self.session.growth.found_in_shortage()
-            unsure = 0
-        else:
-            sure, unsure = self.session.growth.found_lately()
+        sure, unsure = self._breach.find_growth(self.session)
         if sure >= self._breach.min_growth:
             is_most = self._breach.is_most(self.session, sure)
             self.excess = self._breach.message if is_most else None
         else:
-            may_be_more = is_first or unsure >= self._breach.min_growth
-            self.is_unsure = may_be_more and not self._breach.is_slow
+            self.is_unsure = is_first or unsure >= self._breach.min_growth

@@ -150,11 +150,18 @@ class DiskMonitor:
         )
 
     def _read_written(self, sessions: Sequence[SessionDisk]) -> dict[SessionDisk, int | None]:
+        """Returns how much the processes of each wrote, as far as is seen; None: they did nothing.
+
+        While anybody forks none is sure to have done nothing: processes each of which forks the
+        next and ends are in no list, and need leave no trace in those that are.
+        """
         inits = [one.init for one in sessions]
+        nothing = 0 if self._process_tree.was_any_forked() else None
         if self._process_tree.have_rested(inits):  # others write to the disk
-            return dict.fromkeys(sessions)
+            return dict.fromkeys(sessions, nothing)
         processes = self._process_tree.by_init(inits)
-        return {one: one.growth.read_written(processes[one.init]) for one in sessions}
+        written = {one: one.growth.read_written(processes[one.init]) for one in sessions}
+        return {one: nothing if size is None else size for one, size in written.items()}
 
     def _judge(self, session: SessionDisk, now: float) -> None:
         """Begins to measure a session if that is due."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from era_kernels.models import MIB, default_disk_reserve, format_size
 from era_kernels.sandbox.server.disk_space import DiskSpace, FileSystem
-from era_kernels.sandbox.server.session_disk import SessionDisk
+from era_kernels.sandbox.server.session_disk import Measured, SessionDisk
 
 NEAR = 2  # so many times the reserve is little
 PAUSE = 0.25  # seconds until the next session is chosen: those that end give room back
@@ -21,18 +21,34 @@ def _always(_session: SessionDisk, _grown: int) -> bool:
     return True
 
 
+def _find_lately(session: SessionDisk) -> tuple[int, int]:
+    return session.growth.found_lately()
+
+
 @dataclass(frozen=True, slots=True)
 class ReserveBreach:
     """Ends a session with `message` if it has grown by `min_growth` bytes, and the most of all.
 
-    `is_most` is called with a session that has, and its bytes. Those that count came just now, or
-    if it `is_slow` since the disk is nearly full.
+    `is_most` is called with a session that has, and its bytes. `find_growth` returns by how many it
+    has grown, of those that it has been measured to have, and how many more may be among these.
     """
 
     message: str
     min_growth: int
     is_most: Callable[[SessionDisk, int], bool] = _always
-    is_slow: bool = False
+    find_growth: Callable[[SessionDisk], tuple[int, int]] = _find_lately
+
+
+@dataclass(frozen=True, slots=True)
+class _AtShortage:
+    """What a session had when the disk became nearly full: its growth's total, a measurement."""
+
+    total: int
+    measured: Measured | None
+
+    @classmethod
+    def of(cls, session: SessionDisk) -> _AtShortage:
+        return cls(session.growth.total, session.measured)
 
 
 class DiskReserve:
@@ -56,7 +72,7 @@ class DiskReserve:
         self._found: dict[SessionDisk, tuple[float, int]] = {}  # when, and by how much
         self._message = ""
         self._is_half_gone = False
-        self._short_of: set[SessionDisk] = set()  # those that have been told of the shortage
+        self._at_shortage: dict[SessionDisk, _AtShortage] = {}
         self._is_slow = False  # whether those that are chosen are slow
         self._next_slow_end: int | None = None  # free bytes at which the next of the slow is ended
 
@@ -83,7 +99,7 @@ class DiskReserve:
         full = [one for one in file_systems if one.free < self._reserve_of(one)]
         if not full:
             self._found.clear()
-            self._short_of.clear()
+            self._at_shortage.clear()
             self._next_slow_end = None
         self._is_half_gone = any(one.free < self._reserve_of(one) // 2 for one in full)
         for file_system in full:
@@ -103,10 +119,10 @@ class DiskReserve:
         return None
 
     def _note_shortage(self, sessions: Collection[SessionDisk]) -> None:
-        """Has each session count what it takes from now on, if it does not yet."""
-        for session in set(sessions) - self._short_of:
-            session.growth.begin_shortage()
-        self._short_of = set(sessions)
+        """Notes what each session has, the first time that it is there in a shortage."""
+        self._at_shortage = {
+            one: self._at_shortage.get(one) or _AtShortage.of(one) for one in sessions
+        }
 
     def _find_rivals(
         self, file_system: FileSystem, sessions: Collection[SessionDisk]
@@ -127,7 +143,7 @@ class DiskReserve:
         self._rivals = self._may_have_grown_by(MIN_SLOW_GROWTH, sessions)
         if not (self._rivals or self._found or self._unmeasured):
             self._next_slow_end = None
-        return replace(breach, min_growth=MIN_SLOW_GROWTH, is_slow=True)
+        return replace(breach, min_growth=MIN_SLOW_GROWTH, find_growth=self._find_in_shortage)
 
     def _may_have_grown_by(self, size: int, sessions: Collection[SessionDisk]) -> list[SessionDisk]:
         return [
@@ -135,8 +151,25 @@ class DiskReserve:
         ]
 
     def _may_have_grown(self, session: SessionDisk) -> float:
-        growth = session.growth
-        return growth.in_shortage if self._is_slow else growth.recent
+        if self._is_slow:
+            return session.growth.total - self._at_shortage[session].total
+        return session.growth.recent
+
+    def _find_in_shortage(self, session: SessionDisk) -> tuple[int, int]:
+        """Returns how many bytes more a measurement found than were there in the beginning.
+
+        Where some may have been there already none counts; those that follow will.
+        """
+        then, now = self._at_shortage.get(session), session.measured
+        if then is None or now is None:
+            return 0, 0
+        grown = 0
+        if then.measured is not None:
+            before = max(0, then.total - then.measured.grown)
+            grown = now.total - then.measured.total - before
+        if grown <= 0:
+            self._at_shortage[session] = _AtShortage.of(session)
+        return max(0, grown), 0
 
     def find_taker(
         self, sessions: Collection[SessionDisk], now: float

@@ -58,6 +58,7 @@ class ProcessTree:
         self._cpu_ns: dict[int, int] = {}  # of the members, by pid
         self._init_stats: dict[int, ProcStat] = {}  # of the inits, when they did something
         self._init_faults: dict[int, int] = {}  # of the inits, as they were seen last
+        self._newest = b""  # pid of the host
         self._is_settled = False
         self._by_init: dict[int, list[ProcStat]] = {}
 
@@ -85,6 +86,11 @@ class ProcessTree:
                     return False
                 self._cpu_ns[pid], self._init_faults[pid] = process.cpu_ns, process.faults
         return True
+
+    def was_any_forked(self) -> bool:
+        """Returns whether anybody on the host has forked since this was asked last (blocking)."""
+        before, self._newest = self._newest, newest_pid()
+        return self._newest != before
 
     def by_init(
         self, inits: Collection[int], *, is_fresh: bool = False
@@ -168,6 +174,11 @@ class ProcessTree:
             visited.add(one.pid)
             one = found.get(one.parent_pid)
         return _NO_INIT
+
+
+def newest_pid() -> bytes:
+    """Returns the pid that Linux gave last: another one when anybody has forked; empty: unknown."""
+    return read_proc_file("/proc/loadavg").rpartition(b" ")[2]
 
 
 def _read_all(pids: Collection[int], others: Set[int]) -> tuple[dict[int, ProcStat], bool]:

@@ -77,8 +77,6 @@ class DiskGrowth:
         self._last_look = 0.0
         self._looks = deque([(0.0, 0)])  # when, and the total then
         self._measured: deque[Measured] = deque()  # of those before WINDOW_SECONDS only the last
-        self._at_shortage = 0  # the total when the disk became nearly full
-        self._measured_at_shortage: Measured | None = None  # the last measurement by then
 
     def read_written(self, processes: Collection[ProcStat]) -> int | None:
         """Returns how much the processes wrote since the last call; None when they did nothing.
@@ -151,31 +149,6 @@ class DiskGrowth:
             sure = max(sure, grown - max(0, self._total_before - one.grown))
             unsure = max(unsure, grown)
         return sure, unsure
-
-    def begin_shortage(self) -> None:
-        """Notes that the disk is nearly full from now on."""
-        self._at_shortage = self.total
-        self._measured_at_shortage = self._measured[-1] if self._measured else None
-
-    @property
-    def in_shortage(self) -> int:
-        """The bytes that may have been added since the disk became nearly full."""
-        return self.total - self._at_shortage
-
-    def found_in_shortage(self) -> int:
-        """Returns how many bytes more the last measurement found than were there at that time.
-
-        Where some may have been there already they do not count; those that follow will.
-        """
-        then = self._measured_at_shortage
-        if then is None:
-            grown = 0
-        else:
-            before = max(0, self._at_shortage - then.grown)
-            grown = self._measured[-1].total - then.total - before
-        if grown <= 0:
-            self.begin_shortage()
-        return max(0, grown)
 
     def note_certainty(self, total: int, headroom: int) -> None:
         """Notes what the session had left at this `total`.

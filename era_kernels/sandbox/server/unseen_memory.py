@@ -11,7 +11,12 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from era_kernels.models import MIB
-from era_kernels.sandbox.server.process_tree import ProcessTree, ProcStat, read_proc_file
+from era_kernels.sandbox.server.process_tree import (
+    ProcessTree,
+    ProcStat,
+    newest_pid,
+    read_proc_file,
+)
 from era_kernels.sandbox.server.stopped_processes import StoppedProcesses
 
 MAX_UNEXPLAINED_FILES = 16 * MIB  # bytes of files in memory, beside those that are seen
@@ -46,7 +51,7 @@ class HostLook:
         self._tree = tree
         self._inits = inits
         self.memory = HostMemory.read()
-        self._newest = _newest_pid()
+        self._newest = newest_pid()
         self.by_init = tree.by_init(inits, is_fresh=True)
         self._seconds_left = MAX_LOOKS_SECONDS
 
@@ -55,7 +60,7 @@ class HostLook:
 
         So it is while nobody forks; one that is in the list may else end before it is measured.
         """
-        return self._newest == _newest_pid() != b""
+        return self._newest == newest_pid() != b""
 
     @property
     def has_time(self) -> bool:
@@ -126,7 +131,3 @@ class UnseenMemory:
             now = time.monotonic()
             self.last_look = now
             self._next_look = now + min(MAX_PAUSE, PAUSE_FACTOR * (now - began))
-
-
-def _newest_pid() -> bytes:
-    return read_proc_file("/proc/loadavg").rpartition(b" ")[2]

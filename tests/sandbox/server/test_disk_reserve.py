@@ -115,7 +115,7 @@ def test_the_slow_count_since_the_shortage_began(tmp_path: Path) -> None:
     old, less, most = sessions = sessions_on(space, tmp_path, 900_000, 0, 0)
     reserve = DiskReserve(space_left(space) + 64 * MIB)
     for session in sessions:
-        session.growth.note_measured(Measured(0, MIB, 0.0, session.growth.total))
+        session.measured = Measured(0, MIB, 0.0, session.growth.total)
     assert reserve.find_fastest(space, sessions, 100) is None
     less.growth.add(100_000, 110)
     most.growth.add(900_000, 110)
@@ -125,10 +125,9 @@ def test_the_slow_count_since_the_shortage_began(tmp_path: Path) -> None:
     found = reserve.find_fastest(space, sessions, 111)
     assert found is not None
     assert found[0] is most
-    assert found[1].is_slow
-    most.growth.note_measured(Measured(900_000, MIB, 0.0, most.growth.total))
-    assert most.growth.found_in_shortage() == 900_000
-    assert found[1].is_most(most, 900_000)
+    most.measured = Measured(800_000, MIB, 0.0, most.growth.total)
+    assert found[1].find_growth(most) == (800_000, 0)
+    assert found[1].is_most(most, 800_000)
     assert reserve.find_fastest(space, [old, less], 120) is None  # one is enough for a while
 
 

@@ -115,7 +115,7 @@ def test_nobody_is_stopped_where_nobody_forks(
 ) -> None:
     """A session that rests is looked at when the host's memory grows, and measured only then."""
     newest = [b"2", b"1", b"1", b"1"]
-    monkeypatch.setattr(unseen_memory, "_newest_pid", newest.pop)
+    monkeypatch.setattr(unseen_memory, "newest_pid", newest.pop)
     monkeypatch.setattr(limit_monitor, "sessions_past_bound", lambda _: {})
     with subprocess.Popen(["sleep", "60"]) as process:
         try:
@@ -136,7 +136,7 @@ def test_sessions_stand_still_in_turn(
 ) -> None:
     """Where there are many, those that had no turn in one check are the first in the next."""
     numbers = itertools.count()
-    monkeypatch.setattr(unseen_memory, "_newest_pid", lambda: b"%d" % next(numbers))
+    monkeypatch.setattr(unseen_memory, "newest_pid", lambda: b"%d" % next(numbers))
     monkeypatch.setattr(unseen_memory, "MAX_LOOKS_SECONDS", 1e-9)
     monkeypatch.setattr(unseen_memory, "PAUSE_FACTOR", 0)
     monkeypatch.setattr(limit_monitor, "sessions_past_bound", lambda _: {})

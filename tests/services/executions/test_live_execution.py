@@ -17,13 +17,13 @@ from era_kernels.models import (
     Stdout,
     now,
 )
-from era_kernels.services.executions.feed import MAX_RECENT_BYTES, RecentEvents
+from era_kernels.services.executions.feed import RecentEvents
 from era_kernels.services.executions.live_execution import partial_result
 from tests.services.executions.manual_execution import ManualExecution, recorded, seqs
 from tests.services.executions.test_result import DONE
 from tests.services.service_fixture import Services, events_of, logged_events_of
 
-BLOCK = "x" * (MAX_RECENT_BYTES // 4)
+BLOCK = "x" * 60_000
 
 
 # ---------------------------------------------------------------- the recent events
