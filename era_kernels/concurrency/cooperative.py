@@ -11,8 +11,6 @@ import time
 from collections.abc import Generator
 from typing import TypeVar
 
-from era_kernels.concurrency.shared_pace import SharedPace
-
 T = TypeVar("T")
 Stepwise = Generator[None, None, T]
 
@@ -22,8 +20,6 @@ LONG_YIELD_SECONDS = 0.004  # seconds of the next yield, if others were busy dur
 # CPU time used by others during a yield above which they count as busy; the yield itself costs a
 # third of it.
 BUSY_CPU_SECONDS = 0.00015
-
-_pace = SharedPace()  # of all work on the event loop
 
 
 class Yielder:
@@ -41,8 +37,7 @@ class Yielder:
         if time.perf_counter() < self._slice_end:
             return
         before = time.thread_time()
-        rest = self._yield_seconds
-        await asyncio.sleep(_pace.delay(rest, SLICE_SECONDS + rest))
+        await asyncio.sleep(self._yield_seconds)
         used = time.thread_time() - before
         self._yield_seconds = LONG_YIELD_SECONDS if used > BUSY_CPU_SECONDS else YIELD_SECONDS
         self._slice_end = time.perf_counter() + SLICE_SECONDS
