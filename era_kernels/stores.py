@@ -103,7 +103,7 @@ def _open_resources(
         d1_limits(settings),
         quotas,
         check_room=room.check,
-        find_reserve=room.find_reserve,
+        find_least_free=room.find_least_free,
     )
     stack.push_async_callback(d1.aclose)
     r2 = R2Store(

@@ -64,8 +64,7 @@ class DiskRoom:
             free, total = free_and_total(os.statvfs(self._directory))
         except OSError:  # what is to be written will tell
             return
-        reserve = self._reserve_of(total)
-        least = reserve + reserve // MARGIN_SHARE
+        least = self._least_free(total)
         if free < least:
             raise InsufficientStorage(
                 f"The server's disk has less than {format_size(least)} left (disk_reserve and a "
@@ -74,10 +73,10 @@ class DiskRoom:
                 "inodes count as their share); nothing needs to be restarted.",
             )
 
-    def find_reserve(self) -> int:
-        """Returns the bytes that are to be kept free."""
+    def find_least_free(self) -> int:
+        """Returns the bytes that what the server writes leaves free."""
         try:
-            return self._reserve_of(free_and_total(os.statvfs(self._directory))[1])
+            return self._least_free(free_and_total(os.statvfs(self._directory))[1])
         except OSError:
             return 0
 
@@ -105,8 +104,9 @@ class DiskRoom:
         while not self._stopping.wait(INTERVAL):
             self.adjust()
 
-    def _reserve_of(self, total: int) -> int:
-        return default_disk_reserve(total) if self._reserve is None else self._reserve
+    def _least_free(self, total: int) -> int:
+        reserve = default_disk_reserve(total) if self._reserve is None else self._reserve
+        return reserve + reserve // MARGIN_SHARE
 
     def _size(self) -> int:
         """Returns the bytes of the ballast; 0 when there is none, or its making was cut short."""
@@ -181,6 +181,6 @@ def always_room() -> None:
     """Checks nothing, for stores whose disk nobody watches."""
 
 
-def no_reserve() -> int:
+def none_to_leave() -> int:
     """Returns 0: nothing is kept free, for stores whose disk nobody watches."""
     return 0

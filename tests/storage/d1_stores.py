@@ -14,7 +14,7 @@ from era_kernels.storage.d1.replies import D1Limits, D1Result
 from era_kernels.storage.d1.store import D1Statement, D1Store
 from era_kernels.storage.d1.worker_pool import WORKERS
 from era_kernels.storage.database import Database
-from era_kernels.storage.disk_room import always_room, no_reserve
+from era_kernels.storage.disk_room import always_room, none_to_leave
 from era_kernels.storage.migrations import MIGRATIONS
 
 # SQLite looks at the clock while it counts, and does not while it searches in one value.
@@ -72,13 +72,13 @@ async def open_d1(
     quotas: StorageQuotas | None = None,
     workers: int = WORKERS,
     check_room: Callable[[], None] = always_room,
-    find_reserve: Callable[[], int] = no_reserve,
+    find_least_free: Callable[[], int] = none_to_leave,
     **limits: Any,
 ) -> AsyncIterator[D1]:
     """Opens a store in a directory; it is closed in the end."""
     database = await Database.open(path / "era.db", MIGRATIONS)
     store = D1Store(
-        database, path / "d1", D1Limits(**limits), quotas, workers, check_room, find_reserve
+        database, path / "d1", D1Limits(**limits), quotas, workers, check_room, find_least_free
     )
     await store.open()
     try:

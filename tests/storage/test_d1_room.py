@@ -42,7 +42,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 def open_on(disk: Path, **limits: Any) -> Any:
     room = DiskRoom(disk, RESERVE)
-    return open_d1(disk, check_room=room.check, find_reserve=room.find_reserve, **limits)
+    return open_d1(disk, check_room=room.check, find_least_free=room.find_least_free, **limits)
 
 
 def free(disk: Path) -> int:

@@ -34,7 +34,7 @@ from era_kernels.storage.d1.worker.outcomes import Outcome
 from era_kernels.storage.d1.worker_pool import WORKERS, DeadlinePassed, Job, WorkerPool
 from era_kernels.storage.d1.worker_process import Reply, WorkerEnded, WorkerProcess
 from era_kernels.storage.database import Database
-from era_kernels.storage.disk_room import always_room, no_reserve
+from era_kernels.storage.disk_room import always_room, none_to_leave
 
 MAX_SQL = 1024 * 1024  # bytes of the SQL of one entry
 MAX_ENTRIES = 10_000  # of one batch
@@ -75,15 +75,15 @@ class D1Store:
         quotas: StorageQuotas | None = None,
         workers: int = WORKERS,
         check_room: Callable[[], None] = always_room,
-        find_reserve: Callable[[], int] = no_reserve,
+        find_least_free: Callable[[], int] = none_to_leave,
     ) -> None:
         """Keeps the files in `directory`, made when it is needed, and their index in era.db.
 
         `check_room` raises InsufficientStorage when nothing new is to be stored: then databases are
-        only read, and made emptier by DELETE and DROP. `find_reserve` tells the bytes of the disk
-        that no change may take.
+        only read, and made emptier by DELETE and DROP. `find_least_free` tells the bytes that no
+        change may take of the disk.
         """
-        self._check_room, self._find_reserve = check_room, find_reserve
+        self._check_room, self._find_least_free = check_room, find_least_free
         self._database = database
         self._directory = directory
         self._limits = limits or D1Limits()
@@ -231,7 +231,7 @@ class D1Store:
             "max_result": self._limits.max_result,
             "max_size": max_size,
             "may_grow": may_grow,
-            "keep": self._find_reserve() if mode == "exec" else 0,
+            "keep": self._find_least_free() if mode == "exec" else 0,
         }
         return await dumps_async(value, size) if size > LARGE_BYTES else _encode(value)
 
