@@ -100,7 +100,7 @@ class DiskReserve:
         if not full:
             self._found.clear()
             self._at_shortage.clear()
-            self._next_slow_end = None
+            self._is_slow, self._next_slow_end = False, None
         self._is_half_gone = any(one.free < self._reserve_of(one) // 2 for one in full)
         for file_system in full:
             self._note_shortage(sessions)
@@ -151,9 +151,10 @@ class DiskReserve:
         ]
 
     def _may_have_grown(self, session: SessionDisk) -> float:
-        if self._is_slow:
-            return session.growth.total - self._at_shortage[session].total
-        return session.growth.recent
+        if not self._is_slow:
+            return session.growth.recent
+        then = self._at_shortage.get(session)
+        return 0 if then is None else session.growth.total - then.total
 
     def _find_in_shortage(self, session: SessionDisk) -> tuple[int, int]:
         """Returns how many bytes more a measurement found than were there in the beginning.

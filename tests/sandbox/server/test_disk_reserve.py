@@ -131,6 +131,30 @@ def test_the_slow_count_since_the_shortage_began(tmp_path: Path) -> None:
     assert reserve.find_fastest(space, [old, less], 120) is None  # one is enough for a while
 
 
+def test_the_shortage_ends_while_the_slow_are_measured(tmp_path: Path) -> None:
+    """Then nobody is ended as slow; who was found to be fast before is."""
+    space = DiskSpace()
+    fast, first, second = sessions = sessions_on(space, tmp_path, 2 * MIB, 0, 0)
+    reserve = DiskReserve(space_left(space) + 64 * MIB)
+    for session in sessions:
+        session.measured = Measured(0, MIB, 0.0, session.growth.total)
+    found = reserve.find_fastest(space, sessions, 100)
+    assert found is not None
+    assert found[0] is fast
+    (file_system,) = space.file_systems.values()
+    free = file_system.free
+    file_system.free -= (free + 64 * MIB) // SLOW_SHARE + MIB
+    first.growth.add(900_000, 110)
+    second.growth.add(800_000, 110)
+    slow = reserve.find_fastest(space, [first, second], 101)
+    assert slow is not None
+    assert slow[0] is first
+    file_system.free = free + 128 * MIB
+    assert reserve.find_fastest(space, sessions, 102) is None
+    assert slow[1].find_growth(first) == (0, 0)
+    assert found[1].is_most(fast, 2 * MIB)
+
+
 def test_while_there_is_room(tmp_path: Path) -> None:
     """Nobody is chosen, nor without a reserve."""
     space = DiskSpace()
