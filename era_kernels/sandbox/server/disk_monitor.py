@@ -50,7 +50,7 @@ class DiskMonitor:
         self._reserve = reserve or DiskReserve(0)
         self._watched = _WatchedSessions()
         self._welcomed: Sequence[SessionDisk] = ()  # those of `_watched` whose disks are known
-        self._process_tree = ProcessTree()
+        self._growths = _Growths()
         self._measured_tree = ProcessTree()  # looks between those that `have_rested` goes by
         self._measurements: dict[SessionDisk, DiskMeasurement] = {}
         self._next_look, self._earliest_look = math.inf, 0.0  # `time.monotonic`
@@ -133,13 +133,9 @@ class DiskMonitor:
     def _look_at_sessions(self, sessions: Sequence[SessionDisk], shrunk: int, now: float) -> None:
         """Adds up what each may have written, and measures those that may be past a bound."""
         self._taken_at_look = self.space.taken
-        written = self._read_written(sessions)
-        # Nobody says what he wrote whose parent does not wait for him, and who hides it.
-        unexplained = max(0, shrunk - sum(one or 0 for one in written.values()))
-        for session, size in written.items():
-            grown = 0 if size is None else size + unexplained
-            session.growth.add(grown, session.stopped.running_time(now))
-            session.growth.was_active |= size is not None
+        for session, grown in self._growths.find(sessions, shrunk).items():
+            session.growth.add(grown or 0, session.stopped.running_time(now))
+            session.growth.was_active |= grown is not None
             if grown or (session.growth.was_active and shrunk):
                 session.pending_measurements = MEASUREMENTS_PER_CHANGE
         for session in sorted(sessions, key=lambda one: -one.growth.recent):
@@ -148,20 +144,6 @@ class DiskMonitor:
         self._gate = max(
             MIB, min(MAX_GATE, *((one.max_growth - one.grown) // 4 for one in sessions))
         )
-
-    def _read_written(self, sessions: Sequence[SessionDisk]) -> dict[SessionDisk, int | None]:
-        """Returns how much the processes of each wrote, as far as is seen; None: they did nothing.
-
-        While anybody forks none is sure to have done nothing: processes each of which forks the
-        next and ends are in no list, and need leave no trace in those that are.
-        """
-        inits = [one.init for one in sessions]
-        nothing = 0 if self._process_tree.was_any_forked() else None
-        if self._process_tree.have_rested(inits):  # others write to the disk
-            return dict.fromkeys(sessions, nothing)
-        processes = self._process_tree.by_init(inits)
-        written = {one: one.growth.read_written(processes[one.init]) for one in sessions}
-        return {one: nothing if size is None else size for one, size in written.items()}
 
     def _judge(self, session: SessionDisk, now: float) -> None:
         """Begins to measure a session if that is due."""
@@ -249,6 +231,39 @@ class DiskMonitor:
     def _drop_discarded(self, sessions: Collection[SessionDisk]) -> None:
         for session in self._measurements.keys() - set(sessions):
             self._measurements.pop(session).close()
+
+
+class _Growths:
+    """Finds by how much sessions may have grown from one look to the next."""
+
+    def __init__(self) -> None:
+        self._process_tree = ProcessTree()
+        self._unseen = 0  # bytes that may be of processes which no list shows
+
+    def find(self, sessions: Sequence[SessionDisk], shrunk: int) -> dict[SessionDisk, int | None]:
+        """Returns the bytes by which each may have grown; None: it did nothing (blocking).
+
+        `shrunk` is what the disk has lost. Nobody says what he wrote whose parent does not wait for
+        him, and who hides it: all who did anything may have. While anybody forks none is sure to
+        have done nothing, either: processes each of which forks the next and ends are in no list,
+        and need leave no trace in those that are.
+        """
+        written = self._read_written(sessions)
+        unexplained = max(0, shrunk - sum(one or 0 for one in written.values()))
+        resting = None
+        if self._process_tree.was_any_forked():
+            self._unseen += unexplained
+        if self._unseen >= MIB:  # less is what others write, beside an innocent's forks
+            resting, self._unseen = self._unseen, 0
+        return {one: resting if size is None else size + unexplained
+                for one, size in written.items()}  # fmt: skip
+
+    def _read_written(self, sessions: Sequence[SessionDisk]) -> dict[SessionDisk, int | None]:
+        inits = [one.init for one in sessions]
+        if self._process_tree.have_rested(inits):
+            return dict.fromkeys(sessions)
+        processes = self._process_tree.by_init(inits)
+        return {one: one.growth.read_written(processes[one.init]) for one in sessions}
 
 
 class _WatchedSessions:
