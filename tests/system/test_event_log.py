@@ -54,6 +54,7 @@ from tests.storage.stores import Stores, done_event, open_stores
 
 T = TypeVar("T")
 STREAMS = ("stdout", "stderr")
+TEXT_CHARS = 65_536  # of one event of a stream, at most
 STOPPED_LINE = "[era] server stopped before the run ended; variables are lost\n"
 STOPPED = ErrorEvent("Server stopped", "The server stopped during the run.", "SERVER_STOPPED")
 
@@ -416,10 +417,10 @@ class EventLogs(RuleBasedStateMachine):
         assert model.running is not None or isinstance(events[-1], Done)
         for event in events:
             parts: list[Event] = [event]
-            if isinstance(event, Stdout | Stderr) and len(event.content) > 1 << 20:
+            if isinstance(event, Stdout | Stderr) and len(event.content) > TEXT_CHARS:
                 parts = [
-                    type(event)(event.content[at : at + (1 << 20)])
-                    for at in range(0, len(event.content), 1 << 20)
+                    type(event)(event.content[at : at + TEXT_CHARS])
+                    for at in range(0, len(event.content), TEXT_CHARS)
                 ]
             model.expected += enumerate(parts, len(model.expected) + 1)
         model.stored = len(model.expected)
