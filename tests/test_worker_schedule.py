@@ -12,6 +12,7 @@ import pytest
 from tests.strict_skips import VARIABLE
 
 ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.timeout(300)  # a whole run of pytest in each
 TESTS = """
 import time
 
@@ -73,7 +74,7 @@ def run(directory: Path, *flags: str, strict: str = "1") -> subprocess.Completed
             capture_output=True,
             text=True,
             check=False,
-            timeout=100,
+            timeout=240,
         )
     except subprocess.TimeoutExpired as late:  # which does not show what it has
         pytest.fail(f"{late}\n{late.stdout!r}\n{late.stderr!r}")

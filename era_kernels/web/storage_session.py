@@ -25,8 +25,9 @@ from era_kernels.web.server import IDLE_TIMEOUT, MAX_BUFFER, READ_CHUNK_BYTES, S
 MAX_REQUESTS_IN_WORK = 8
 MAX_HEAD = 16 * 1024  # bytes of request line and headers together
 STALL_TIMEOUT = 60.0  # seconds without a byte of a body or of an answer
-# A connection that has been idle so long (seconds) may be closed when others wait.
-MIN_IDLE = 1.0
+# Connections that have been idle so long (seconds) may be closed when others wait. One that has had
+# no request yet may be of a client that is slow to write it.
+MIN_IDLE, MIN_IDLE_AT_FIRST = 1.0, 5.0
 
 
 class SessionHost(Protocol):
@@ -168,6 +169,7 @@ class SessionStream(StrictIOStream):
         self.session = session
         self._turn: Turn | None = None  # while a request of it is in work
         self._awaits_head = True
+        self._min_idle = MIN_IDLE_AT_FIRST
         self._moved_at = time.monotonic()  # when a byte was read or written last
 
     async def read_until_regex(self, regex: bytes, max_bytes: int | None = None) -> bytes:
@@ -176,7 +178,7 @@ class SessionStream(StrictIOStream):
         self.session.stream_is_idle(self)
         self._awaits_head, self._moved_at = True, time.monotonic()
         head = await super().read_until_regex(regex, max_bytes)
-        self._awaits_head = False
+        self._awaits_head, self._min_idle = False, MIN_IDLE
         self._turn = await self.session.take_turn()
         if self.closed():
             self.end_turn()
@@ -202,7 +204,7 @@ class SessionStream(StrictIOStream):
 
     def is_idle(self, now: float) -> bool:
         """Returns whether the client has asked for nothing since a while."""
-        if not self._awaits_head or now - self._moved_at < MIN_IDLE:
+        if not self._awaits_head or now - self._moved_at < self._min_idle:
             return False
         with contextlib.suppress(BlockingIOError, OSError):
             return not self.socket.recv(1, socket.MSG_PEEK)  # what has come is a request

@@ -50,7 +50,7 @@ print([(one["key"], one["size"]) for one in r2.list("sdk")], r2.get("sdk", "none
 def test_kv(session: SessionClient, client: Client) -> None:
     """Keys of any characters, empty values, long lists, values that expire."""
     printed = "True ('', {'n': 1})\n1050 k1091\nNone True True\nNone\n"
-    check(session.run(KV), stdout=printed, exit_code=0)
+    check(session.run(KV, timeout=90), stdout=printed, exit_code=0)
     answer = client.http.get("/api/storage/kv/sdk", params={"key": "../a b/ä"})
     assert answer.json() == {"value": "", "metadata": {"n": 1}}
 

@@ -69,7 +69,7 @@ def results(variant: Variant) -> dict[str, tuple[bool, str]]:
     if variant.ordinary_user and os.geteuid() == 0:
         command[0], user = str(SYSTEM_PYTHON), NOBODY
     done = subprocess.run(
-        command, env=environment, cwd="/", capture_output=True, text=True, timeout=110, check=False,
+        command, env=environment, cwd="/", capture_output=True, text=True, timeout=280, check=False,
         user=user, group=user, extra_groups=None if user is None else [],
     )  # fmt: skip
     lines = [json.loads(line) for line in done.stdout.splitlines()]
@@ -132,7 +132,7 @@ def test_there_are_many() -> None:
     assert all(sentence.endswith(".") for sentence in attacks().values())
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(300)
 def test_attacks(variant: Variant) -> None:
     """Each is stopped, or said to be possible."""
     found = results(variant)

@@ -166,7 +166,7 @@ def test_who_takes_all_inodes_is_ended(tmp_path: Path, call: str) -> None:
 def test_sql_takes_nothing_of_the_reserve(launcher: Launcher) -> None:
     """A statement that would fill the disk is undone with status 507; sessions go on."""
     reserve = 192 * MIB
-    server = launcher.start("--disk-reserve", str(reserve))
+    server = launcher.start("--disk-reserve", str(reserve), "--sql-timeout", "90")
     client, other = server.connect(), server.connect()
     session = client.session("python")
     check(session.run("print(1)"), stdout="1\n")
@@ -178,7 +178,7 @@ def test_sql_takes_nothing_of_the_reserve(launcher: Launcher) -> None:
     )
     answers, least = [], DISK * MIB
     thread = threading.Thread(
-        target=lambda: answers.append(other.http.post(path, json={"sql": sql}, timeout=60))
+        target=lambda: answers.append(other.http.post(path, json={"sql": sql}, timeout=100))
     )
     thread.start()
     while thread.is_alive():

@@ -266,6 +266,23 @@ async def test_idle_connections_make_room() -> None:
             writer.close()
 
 
+async def test_a_client_that_is_slow_to_ask_keeps_its_connection() -> None:
+    """While others wait, a connection that is new stays for longer than one that had an answer."""
+    async with serving() as served:
+        slow = [
+            await asyncio.open_connection("127.0.0.1", served.port)
+            for _ in range(MAX_CONNECTIONS_EACH)
+        ]
+        waiting = asyncio.create_task(served.ask())
+        await asyncio.sleep(2 * storage_session.MIN_IDLE)
+        for reader, writer in slow:
+            writer.write(f"GET {KEY} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+            assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+        assert (await waiting)[0] == 200
+        for _, writer in slow:
+            writer.close()
+
+
 async def test_one_session_does_not_starve_another() -> None:
     """A session that holds every connection of the server leaves one to each other session."""
     async with serving(max_connections=10) as served:

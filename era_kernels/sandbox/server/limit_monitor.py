@@ -98,6 +98,8 @@ class MonitoredSandbox:
                 return f"more than {self._processes} processes"
             if self.memory.sockets is not None:
                 self.memory.sockets.measure()
+                if self.memory.sockets.excess is not None:
+                    return self.memory.sockets.excess
             if self._memory is not None and self._exceeds_memory(
                 processes, activity.resident_bytes, self._memory
             ):

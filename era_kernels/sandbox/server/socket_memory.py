@@ -1,24 +1,61 @@
-"""Bounds what sockets of a session keep of Linux's memory that no control group counts.
+"""Bounds the sockets of a session, and what they keep of Linux's memory uncounted.
 
 Answers of netlink and what lies in the error queues of UDP and TCP (reports of ICMP, timestamps of
 what was sent) take up to a socket's receive buffer, and no file tells of all of it. But Linux tells
 how many sockets a network has; none of them has a larger buffer than it had at first, since the
 filter of system calls and the init see to that.
+
+Their number is bounded for two more reasons. Linux hands a packet to all UDP sockets of one port,
+by broadcast or multicast, in one step that nothing interrupts; and it cuts connections of everybody
+on the host short while there are too many whose program has closed them (`tcp_max_orphans`).
 """
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import dataclass
 from functools import cache
 
 from era_kernels.sandbox.server.process_tree import read_proc_file
 
+MAX_UDP_SOCKETS = 512  # of a session, bound to a port
+ORPHANS_SHARE = 8  # a session may have `tcp_max_orphans` sockets of any kind, divided by it
+LEAST_SOCKETS = 4096  # that a session may have on any host
 FREE_SOCKETS = 256  # sockets of a session that count nothing beside what its group counts
 LEAST_PER_SOCKET = 256 * 1024  # bytes that one may keep: `isolation.MAX_TCP_BUFFER`
+_MAX_ORPHANS = "/proc/sys/net/ipv4/tcp_max_orphans"
 _RMEM_DEFAULT = "/proc/sys/net/core/rmem_default"
 # In /proc/meminfo: what is not Linux's own, or what it gives back.
 _NOT_OWN = (
     "MemFree", "Buffers", "Cached", "SwapCached", "AnonPages", "SReclaimable",
 )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class SocketCounts:
+    """How many sockets a network has; `udp` are those that packets of UDP may reach."""
+
+    all: int = 0
+    udp: int = 0
+
+    @classmethod
+    def of_network(cls, pid: int) -> SocketCounts:
+        """Counts those of the network of a process; all are 0 when it has ended (blocking)."""
+        lines = read_proc_file(f"/proc/{pid}/net/sockstat").splitlines()
+        lines += read_proc_file(f"/proc/{pid}/net/sockstat6").splitlines()
+        counts: Counter[bytes] = Counter()
+        for line in lines:  # such as `sockets: used 7`, `UDPLITE6: inuse 2`
+            name, _, number, *_ = *line.split(), b"", b"", b""
+            if number.isdigit():
+                counts[b"UDP" if name.startswith(b"UDP") else name] += int(number)
+        return cls(counts[b"sockets:"], counts[b"UDP"])
+
+    def find_excess(self) -> str | None:
+        """Returns a message about the bound that is exceeded, or None."""
+        if self.udp > MAX_UDP_SOCKETS:
+            return f"more than {MAX_UDP_SOCKETS} UDP sockets"
+        most = _most_sockets()
+        return f"more than {most} sockets" if self.all > most else None
 
 
 class SocketMemory:
@@ -27,29 +64,25 @@ class SocketMemory:
     def __init__(self, init: int) -> None:
         """`init` is a pid."""
         self.size = 0  # bytes, when it was measured last
+        self.excess: str | None = None  # a message about too many sockets, found then
         self._init = init
         self._host_before = _own_of_host()  # while there were few sockets
 
     def measure(self) -> None:
-        """Sets `size` (blocking).
+        """Sets `size` and `excess` (blocking).
 
-        It is as much as so many sockets can keep, and at most by how much Linux's own memory has
-        grown on the whole host since there were few.
+        The size is as much as so many sockets can keep, and at most by how much Linux's own memory
+        has grown on the whole host since there were few.
         """
-        counted = _count_sockets(self._init) - FREE_SOCKETS
+        counts = SocketCounts.of_network(self._init)
+        self.excess = counts.find_excess()
+        counted = counts.all - FREE_SOCKETS
         if counted <= 0:
             self._host_before, self.size = _own_of_host(), 0
         else:
             pairs = zip(_own_of_host(), self._host_before, strict=True)
             growth = max(now - before for now, before in pairs)
             self.size = max(0, min(counted * _most_per_socket(), growth))
-
-
-def _count_sockets(pid: int) -> int:
-    """Returns how many sockets the network of a process has; 0 when it has ended."""
-    first, *_ = read_proc_file(f"/proc/{pid}/net/sockstat").split(b"\n", 1)
-    words = first.split()  # sockets: used 7
-    return int(words[2]) if len(words) > 2 else 0
 
 
 def _own_of_host() -> tuple[int, int]:
@@ -65,5 +98,14 @@ def _own_of_host() -> tuple[int, int]:
 
 @cache
 def _most_per_socket() -> int:
-    text = read_proc_file(_RMEM_DEFAULT).strip()
-    return max(LEAST_PER_SOCKET, int(text) if text.isdigit() else 0)
+    return max(LEAST_PER_SOCKET, _read_number(_RMEM_DEFAULT))
+
+
+@cache
+def _most_sockets() -> int:
+    return max(LEAST_SOCKETS, _read_number(_MAX_ORPHANS) // ORPHANS_SHARE)
+
+
+def _read_number(path: str) -> int:
+    text = read_proc_file(path).strip()
+    return int(text) if text.isdigit() else 0

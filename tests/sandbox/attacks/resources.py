@@ -654,6 +654,34 @@ def many_sockets(host: Host) -> object:
     return f"{len(held)} pairs"
 
 
+def many_udp_sockets(host: Host) -> object:
+    """Bind so many sockets to one port that a packet for all of them stops a processor."""
+    held = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM)]
+    for _ in range(9):
+        if os.fork():
+            continue
+        for _ in range(100):
+            held.append(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+            held[-1].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            held[-1].bind(("", 4000))
+        time.sleep(60)
+    time.sleep(6)
+    return "900 sockets"
+
+
+def many_orphans(host: Host) -> object:
+    """Close connections until Linux cuts short those of everybody on the host."""
+    listeners = []
+    for number in range(40_000):
+        if number % 4000 == 0:
+            listeners.append(socket.create_server(("127.0.0.1", 0), backlog=4096))
+        with socket.socket() as end:  # more than a minute has it stay a socket
+            end.setsockopt(socket.IPPROTO_TCP, socket.TCP_LINGER2, 119)
+            end.connect(listeners[-1].getsockname())
+    time.sleep(6)
+    return f"{number} connections"
+
+
 def many_terminals(host: Host) -> object:
     """Open terminals until the host has none left for others."""
     os.close(os.open("/dev/ptmx", os.O_RDWR | os.O_NOCTTY))

@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+from contextlib import ExitStack, suppress
 
 import pytest
 
@@ -13,8 +14,10 @@ from era_kernels.sandbox.server import socket_memory
 from era_kernels.sandbox.server.socket_memory import (
     FREE_SOCKETS,
     LEAST_PER_SOCKET,
+    MAX_UDP_SOCKETS,
+    SocketCounts,
     SocketMemory,
-    _count_sockets,
+    _most_sockets,
     _own_of_host,
 )
 
@@ -24,10 +27,15 @@ MIB = 1024**2
 @pytest.fixture
 def host(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     """A host of which the test says what it has."""
-    state = {"sockets": 10, "small": 500 * MIB, "all": 900 * MIB}
-    monkeypatch.setattr(socket_memory, "_count_sockets", lambda pid: state["sockets"])
+    state = {"sockets": 10, "udp": 0, "small": 500 * MIB, "all": 900 * MIB}
+
+    def count(pid: int) -> SocketCounts:
+        return SocketCounts(state["sockets"], state["udp"])
+
+    monkeypatch.setattr(SocketCounts, "of_network", count)
     monkeypatch.setattr(socket_memory, "_own_of_host", lambda: (state["small"], state["all"]))
     monkeypatch.setattr(socket_memory, "_most_per_socket", lambda: LEAST_PER_SOCKET)
+    monkeypatch.setattr(socket_memory, "_most_sockets", lambda: 8000)
     return state
 
 
@@ -65,13 +73,38 @@ def test_from_when_there_were_few(host: dict[str, int]) -> None:
     assert memory.size == 0
 
 
+@pytest.mark.parametrize(
+    ("sockets", "udp", "excess"),
+    [
+        (8000, MAX_UDP_SOCKETS, None),
+        (8001, 0, "more than 8000 sockets"),
+        (600, MAX_UDP_SOCKETS + 1, "more than 512 UDP sockets"),
+    ],
+)
+def test_too_many(host: dict[str, int], sockets: int, udp: int, excess: str | None) -> None:
+    """A session that has more than so many ends, with the cause."""
+    memory = SocketMemory(1)
+    host["sockets"], host["udp"] = sockets, udp
+    memory.measure()
+    assert memory.excess == excess
+
+
 def test_what_linux_tells() -> None:
     """Its files are as expected, and one of a process that has ended says nothing."""
-    with socket.socket(socket.AF_UNIX):
-        assert _count_sockets(os.getpid()) > 0
+    assert _most_sockets() >= 4096
+    bound = 0  # others on the host may have more
+    with ExitStack() as stack:
+        for family, address in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
+            for protocol in (socket.IPPROTO_UDP, socket.IPPROTO_UDPLITE):
+                with suppress(OSError):  # a host without IPv6, or UDP-Lite
+                    one = stack.enter_context(socket.socket(family, socket.SOCK_DGRAM, protocol))
+                    one.bind((address, 0))
+                    bound += 1
+        found = SocketCounts.of_network(os.getpid())
+    assert found.all >= found.udp >= bound > 0
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    assert _count_sockets(ended.pid) == 0
+    assert SocketCounts.of_network(ended.pid) == SocketCounts()
     small, whole = _own_of_host()
     assert small > 0
     assert whole > 0
