@@ -10,6 +10,8 @@ import dataclasses
 import gc
 import json
 import logging
+import os
+import selectors
 from collections.abc import Callable, Collection
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -104,7 +106,19 @@ def serve(**flags: object) -> None:
     from era_kernels import app
 
     _tune_garbage_collection()
-    asyncio.run(app.serve(settings, click.echo))
+    with asyncio.Runner(loop_factory=_make_event_loop) as runner:
+        runner.run(app.serve(settings, click.echo))
+
+
+def _make_event_loop() -> asyncio.AbstractEventLoop:
+    """Makes the server's loop: without epoll(7) where sessions may have the server's own user.
+
+    Linux bounds the watches of each user (`fs.epoll.max_user_watches`), in whatever namespace, and
+    code could take them all.
+    """
+    is_root = os.geteuid() == 0
+    selector = selectors.DefaultSelector() if is_root else selectors.PollSelector()
+    return asyncio.SelectorEventLoop(selector)
 
 
 def _tune_garbage_collection() -> None:

@@ -148,6 +148,13 @@ def test_from_end_to_end(ordinary: tuple[int, str, int]) -> None:
     assert wait_until(lambda: not Path(f"/proc/{pid}").exists())
 
 
+def test_the_server_needs_no_watches_of_epoll(ordinary: tuple[int, str, int]) -> None:
+    """Code of its user could take all that Linux gives to a user: the server waits without."""
+    files = [str(one.readlink()) for one in Path(f"/proc/{ordinary[2]}/fd").iterdir()]
+    assert any(one.startswith("socket:") for one in files)
+    assert not any("eventpoll" in one for one in files)
+
+
 # Kind of memory → how a session takes 520 MB of it.
 TAKE = {
     "of the heap": "kept = b'x' * (520 << 20)",
