@@ -16,6 +16,7 @@ import hypothesis
 import pytest
 from tornado.ioloop import IOLoop
 
+from era_kernels.logs import HumanFormatter
 from tests.client import Client
 from tests.server_process import Launcher, Server, fork_servers, temporary_launcher
 
@@ -40,6 +41,13 @@ def pytest_configure(config: pytest.Config) -> None:
             if signal.getsignal(number) is signal.SIG_IGN:
                 signal.signal(number, lambda *_: None)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Has the report of a test that failed show its log with all fields, as the server does."""
+    plugin = session.config.pluginmanager.get_plugin("logging-plugin")
+    if plugin is not None:
+        plugin.report_handler.setFormatter(HumanFormatter())
 
 
 @pytest.hookimpl(wrapper=True)

@@ -91,9 +91,11 @@ NAMESPACE_FLAGS = (
 # zeros instead when it is told EOPNOTSUPP. Giving room back (linux/falloc.h) stays allowed.
 FALLOC_FL_PUNCH_HOLE = 0x02
 _IOCTL_NUMBER = 0xFFFF  # letter and number, whatever the size and the direction
-# xfs_fs.h and linux/falloc.h: ALLOCSP, FREESP and RESVSP, each also with 64, and ZERO_RANGE; and
-# FSSETXATTR of linux/fs.h, whose hint has each small write reserve up to 1 GiB.
-RESERVING_IOCTLS = tuple((ord("X") << 8) | number for number in (10, 11, 36, 37, 40, 42, 57, 32))
+_IOCTL_LETTER = 0xFF00
+# Requests to file systems (linux/fs.h, linux/falloc.h, xfs_fs.h, ext4.h). Some reserve disk:
+# RESVSP, ALLOCSP, a hint that has each small write reserve 1 GiB. Some have Linux walk the whole
+# disk, or all of a file, in a step that no signal ends: GETFSMAP, FIEMAP, MIGRATE.
+FILE_SYSTEM_LETTERS = ("X", "f")
 # linux/btrfs.h: SNAP_CREATE, SUBVOL_CREATE and both again as V2. Others see a subvolume as another
 # file system, which neither is measured nor given to the session's uid.
 BTRFS_IOCTLS = tuple((0x94 << 8) | number for number in (1, 14, 23, 24))
@@ -285,11 +287,13 @@ class _FilterBuilder:
                 self._deny(name, errno.EPERM, (0, _MASKED_EQ, _INT, which))
 
     def _deny_reserving(self) -> None:
-        """Denies to reserve disk without writing."""
+        """Denies to reserve disk without writing, and what else file systems are asked for."""
         number = errno.EOPNOTSUPP
         self._deny("fallocate", number, (1, _MASKED_EQ, FALLOC_FL_PUNCH_HOLE, 0))
         self._deny("file_setattr", number)  # as FSSETXATTR
-        for request in (*RESERVING_IOCTLS, *BTRFS_IOCTLS):
+        for letter in FILE_SYSTEM_LETTERS:
+            self._deny("ioctl", number, (1, _MASKED_EQ, _IOCTL_LETTER, ord(letter) << 8))
+        for request in BTRFS_IOCTLS:
             self._deny("ioctl", number, (1, _MASKED_EQ, _IOCTL_NUMBER, request))
 
     def _deny_programs(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import platform
 import socket
@@ -221,3 +222,20 @@ def cgroup_escape(host: Host) -> object:
 def shared_memory_of_host(host: Host) -> object:
     """Find System V shared memory of others."""
     return [line for line in open("/proc/sysvipc/shm") if f" {host['shm_id']} " in line]
+
+
+def map_of_the_disk(host: Host) -> object:
+    """Have Linux walk the whole disk in one step (FS_IOC_GETFSMAP)."""
+    head = struct.pack("IIII6Q", 0, 0, 0, 0, *[0] * 6)
+    low = struct.pack("II4Q3Q", *[0] * 9)
+    high = struct.pack("II4Q3Q", *[2**32 - 1] * 2, *[2**64 - 1] * 4, 0, 0, 0)
+    with open("fsmap", "wb") as file:
+        fcntl.ioctl(file, 0xC0C0583B, head + low + high)
+    return "walked"
+
+
+def map_of_a_file(host: Host) -> object:
+    """Have it walk all pieces of a file in one step (FS_IOC_FIEMAP)."""
+    with open("fiemap", "wb") as file:
+        fcntl.ioctl(file, 0xC020660B, struct.pack("QQIIII", 0, 2**63, 0, 0, 0, 0))
+    return "walked"
