@@ -5,20 +5,22 @@ what was sent) take up to a socket's receive buffer, and no file tells of all of
 how many sockets a network has; none of them has a larger buffer than it had at first, since the
 filter of system calls and the init see to that.
 
-Their number is bounded for two more reasons. Linux hands a packet to all UDP sockets of one port,
-by broadcast or multicast, in one step that nothing interrupts; and it cuts connections of everybody
+Their number is bounded for two more reasons. Linux hands a packet to all UDP sockets of a port, by
+broadcast or multicast, in one step that nothing interrupts; and it cuts connections of everybody
 on the host short while there are too many whose program has closed them (`tcp_max_orphans`).
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 from era_kernels.sandbox.server.process_tree import read_proc_file
 
-MAX_UDP_SOCKETS = 512  # of a session, bound to a port
+MAX_UDP_AT_PORT = 64  # UDP sockets of a session that are bound to the same port
 ORPHANS_SHARE = 8  # a session may have `tcp_max_orphans` sockets of any kind, divided by it
 LEAST_SOCKETS = 4096  # that a session may have on any host
 FREE_SOCKETS = 256  # sockets of a session that count nothing beside what its group counts
@@ -33,29 +35,41 @@ _NOT_OWN = (
 
 @dataclass(frozen=True, slots=True)
 class SocketCounts:
-    """How many sockets a network has; `udp` are those that packets of UDP may reach."""
+    """How many sockets a network has; `udp_at_port` are those of UDP at the port with the most."""
 
     all: int = 0
-    udp: int = 0
+    udp_at_port: int = 0
 
     @classmethod
     def of_network(cls, pid: int) -> SocketCounts:
         """Counts those of the network of a process; all are 0 when it has ended (blocking)."""
-        lines = read_proc_file(f"/proc/{pid}/net/sockstat").splitlines()
-        lines += read_proc_file(f"/proc/{pid}/net/sockstat6").splitlines()
-        counts: Counter[bytes] = Counter()
-        for line in lines:  # such as `sockets: used 7`, `UDPLITE6: inuse 2`
-            name, _, number, *_ = *line.split(), b"", b"", b""
-            if number.isdigit():
-                counts[b"UDP" if name.startswith(b"UDP") else name] += int(number)
-        return cls(counts[b"sockets:"], counts[b"UDP"])
+        network, by_kind = f"/proc/{pid}/net", Counter[bytes]()
+        for file in ("sockstat", "sockstat6"):
+            for line in read_proc_file(f"{network}/{file}").splitlines():
+                kind, _, number, *_ = *line.split(), b"", b"", b""  # such as `UDP6: inuse 2`
+                by_kind[kind] += int(number) if number.isdigit() else 0
+        udp = sum(count for kind, count in by_kind.items() if kind.startswith(b"UDP"))
+        return cls(
+            by_kind[b"sockets:"], _count_udp_at_port(network) if udp > MAX_UDP_AT_PORT else udp
+        )
 
     def find_excess(self) -> str | None:
         """Returns a message about the bound that is exceeded, or None."""
-        if self.udp > MAX_UDP_SOCKETS:
-            return f"more than {MAX_UDP_SOCKETS} UDP sockets"
+        if self.udp_at_port > MAX_UDP_AT_PORT:
+            return f"more than {MAX_UDP_AT_PORT} UDP sockets at one port"
         most = _most_sockets()
         return f"more than {most} sockets" if self.all > most else None
+
+
+def _count_udp_at_port(network: str) -> int:
+    """Returns how many UDP sockets the port has that has the most of them."""
+    by_port: Counter[bytes] = Counter()
+    for file in ("udp", "udp6", "udplite", "udplite6"):
+        with suppress(OSError):  # it has ended, or there are no such sockets
+            for line in Path(network, file).read_bytes().splitlines()[1:]:
+                address = line.split(None, 2)[1]  # such as `0100007F:0FA0`
+                by_port[address.rpartition(b":")[2]] += 1
+    return max(by_port.values(), default=0)
 
 
 class SocketMemory:

@@ -6,7 +6,7 @@ import os
 import socket
 import subprocess
 import sys
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 
 import pytest
 
@@ -14,7 +14,7 @@ from era_kernels.sandbox.server import socket_memory
 from era_kernels.sandbox.server.socket_memory import (
     FREE_SOCKETS,
     LEAST_PER_SOCKET,
-    MAX_UDP_SOCKETS,
+    MAX_UDP_AT_PORT,
     SocketCounts,
     SocketMemory,
     _most_sockets,
@@ -76,9 +76,9 @@ def test_from_when_there_were_few(host: dict[str, int]) -> None:
 @pytest.mark.parametrize(
     ("sockets", "udp", "excess"),
     [
-        (8000, MAX_UDP_SOCKETS, None),
+        (8000, MAX_UDP_AT_PORT, None),
         (8001, 0, "more than 8000 sockets"),
-        (600, MAX_UDP_SOCKETS + 1, "more than 512 UDP sockets"),
+        (600, MAX_UDP_AT_PORT + 1, "more than 64 UDP sockets at one port"),
     ],
 )
 def test_too_many(host: dict[str, int], sockets: int, udp: int, excess: str | None) -> None:
@@ -92,19 +92,34 @@ def test_too_many(host: dict[str, int], sockets: int, udp: int, excess: str | No
 def test_what_linux_tells() -> None:
     """Its files are as expected, and one of a process that has ended says nothing."""
     assert _most_sockets() >= 4096
-    bound = 0  # others on the host may have more
-    with ExitStack() as stack:
-        for family, address in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
-            for protocol in (socket.IPPROTO_UDP, socket.IPPROTO_UDPLITE):
-                with suppress(OSError):  # a host without IPv6, or UDP-Lite
-                    one = stack.enter_context(socket.socket(family, socket.SOCK_DGRAM, protocol))
-                    one.bind((address, 0))
-                    bound += 1
-        found = SocketCounts.of_network(os.getpid())
-    assert found.all >= found.udp >= bound > 0
+    assert SocketCounts.of_network(os.getpid()).all > 0
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
     assert SocketCounts.of_network(ended.pid) == SocketCounts()
     small, whole = _own_of_host()
     assert small > 0
     assert whole > 0
+
+
+@pytest.mark.parametrize("protocol", [socket.IPPROTO_UDP, socket.IPPROTO_UDPLITE])
+def test_udp_at_one_port(protocol: int) -> None:
+    """Sockets that share a port are counted, of either family, and those of other ports are not."""
+    with ExitStack() as stack:
+
+        def bind(family: socket.AddressFamily, address: str, port: int) -> int:
+            one = stack.enter_context(socket.socket(family, socket.SOCK_DGRAM, protocol))
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            one.bind((address, port))
+            return int(one.getsockname()[1])
+
+        try:
+            port = bind(socket.AF_INET, "127.0.0.1", 0)
+        except OSError as error:
+            pytest.skip(f"no such sockets: {error}")
+        for _ in range(MAX_UDP_AT_PORT):
+            bind(socket.AF_INET, "127.0.0.1", 0)
+        assert SocketCounts.of_network(os.getpid()).udp_at_port < MAX_UDP_AT_PORT
+        for _ in range(MAX_UDP_AT_PORT // 2):
+            bind(socket.AF_INET, "127.0.0.1", port)
+            bind(socket.AF_INET6, "::1", port)
+        assert SocketCounts.of_network(os.getpid()).udp_at_port == MAX_UDP_AT_PORT + 1
