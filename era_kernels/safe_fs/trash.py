@@ -37,9 +37,11 @@ class Trash:
     def remove(self, path: Path, seconds: float = PATIENCE) -> None:
         """Removes a directory for so many seconds (blocking); the thread removes what is left then.
 
-        Follows no link, and nothing may run in it. What the end of the server cuts short remains:
-        the next start has to find it.
+        Follows no link, and nothing may run in it. What the end of the server cuts short remains,
+        and what comes after `close`: the next start has to find it.
         """
+        if self._is_closed.is_set():
+            return
         try:
             is_removed = remove_directory(path, seconds)
         except OSError as error:  # whoever deletes must not wait for descriptors
@@ -68,11 +70,14 @@ class Trash:
                 self._thread = thread
 
     def close(self) -> None:
-        """Stops soon, whatever is left (blocking); a second call is fine."""
+        """Stops soon, whatever is left (blocking); a second call is fine.
+
+        One file may take long: the thread is not waited for longer than PATIENCE.
+        """
         self._is_closed.set()
         self._jobs.put(None)
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(PATIENCE)
 
     def _run(self) -> None:
         with suppress(OSError):

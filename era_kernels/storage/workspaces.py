@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from era_kernels.concurrency.waiting import ends_within
 from era_kernels.errors import StorageFailed
 from era_kernels.models import NO_FILES_CHANGED, FilesChanged, JsonObject, SessionPaths
 from era_kernels.safe_fs.copy import CopyCancelled, TreeCopier
@@ -50,7 +51,7 @@ SUBDIRECTORIES = (WORKSPACE, "packages", "executions", "state", "cache")
 COPIED_SUBDIRECTORIES = (WORKSPACE, "packages")  # a duplicate has its own runs, logs and caches
 RUN_THREADS = 4  # threads for work that a run waits for
 TREE_THREADS = 2  # threads that walk whole trees, which may be large: Python runs one at a time
-REMOVAL_THREADS = 4  # threads that remove trees, each for PATIENCE at most
+REMOVAL_THREADS = 4  # threads that remove trees, each for PATIENCE or one file that takes longer
 LARGE = 5000  # files; runs in workspaces of more wait for each other, and no other run for them
 COPY_THREADS = 2  # threads that copy whole trees, which may take long
 
@@ -133,7 +134,7 @@ class Workspaces:
 
         Nothing may run in the session. Raises StorageFailed.
         """
-        await self._removal_threads.run(self._clear_files, directory)
+        await self._remove_trash(await self._run_threads.run(self._move_files_to_trash, directory))
 
     async def remove(self, directory: str, *, is_kept: bool = False) -> None:
         """Removes a session's directory, which may be missing; nothing may run in it.
@@ -143,9 +144,9 @@ class Workspaces:
         without anything in it. Files that cannot be removed are logged.
         Raises StorageFailed.
         """
-        await self._removal_threads.run(self._remove, directory)
+        await self._remove_trash(await self._run_threads.run(self._move_to_trash, directory))
         if is_kept:
-            await self._removal_threads.run(self.unfinished.create, directory, SUBDIRECTORIES)
+            await self._run_threads.run(self.unfinished.create, directory, SUBDIRECTORIES)
             await self.unfinished.keep(directory)
 
     async def copy(
@@ -167,7 +168,19 @@ class Workspaces:
         told. Directories whose names were not made here stay. Raises StorageFailed,
         InsufficientStorage.
         """
-        await self._tree_threads.run(self._reconcile, known, deleted)
+        await self._remove_trash(await self._tree_threads.run(self._reconcile, known, deleted))
+
+    async def _remove_trash(self, paths: Collection[Path]) -> None:
+        """Has it removed, and waits for PATIENCE, whether a thread has begun by then or not.
+
+        To remove one file of very many pieces may take Linux minutes, which nothing interrupts.
+        """
+        if paths:
+            removal = self._removal_threads.submit(self._empty_trash, paths)
+            if await ends_within(removal, PATIENCE):
+                removal.result()
+            else:
+                removal.add_done_callback(_log_failure)
 
     async def aclose(self) -> None:
         """Finishes all work that was begun, but removals, which the next start finishes.
@@ -177,11 +190,11 @@ class Workspaces:
         for threads in (
             self._run_threads,
             self._tree_threads,
-            self._removal_threads,
             self._copy_threads,
         ):
             await asyncio.to_thread(threads.close)
         await asyncio.to_thread(self._trash.close)
+        await asyncio.to_thread(self._removal_threads.close)
 
     # ------------------------------------------------------------ in a thread
 
@@ -226,13 +239,15 @@ class Workspaces:
         log.debug("a workspace was scanned", extra={"files": len(listing.files)})
         return listing
 
-    def _clear_files(self, directory: str) -> None:
+    def _move_files_to_trash(self, directory: str) -> Collection[Path]:
         with self._open(directory) as session_directory, self._open("") as sessions:
             trash = _trash_name()
-            with suppress(FileNotFoundError):
+            try:
                 os.rename(WORKSPACE, trash, src_dir_fd=session_directory, dst_dir_fd=sessions)
-                ensure_directory(session_directory, WORKSPACE)
-                self._trash.remove(self._sessions / trash)
+            except FileNotFoundError:
+                return ()
+            ensure_directory(session_directory, WORKSPACE)
+        return (self._sessions / trash,)
 
     def _copy(
         self, source: str, target: str, data: JsonObject, is_cancelled: Callable[[], bool]
@@ -259,16 +274,21 @@ class Workspaces:
             os.fsync(sessions)
         return listing
 
-    def _remove(self, directory: str, seconds: float = PATIENCE) -> None:
+    def _move_to_trash(self, directory: str) -> Collection[Path]:
         with self._open("") as sessions:
             trash = _trash_name()
             try:
                 os.rename(directory, trash, src_dir_fd=sessions, dst_dir_fd=sessions)
             except FileNotFoundError:
-                return
-        self._trash.remove(self._sessions / trash, seconds)
+                return ()
+        return (self._sessions / trash,)
 
-    def _reconcile(self, known: set[str], deleted: Collection[str]) -> None:
+    def _empty_trash(self, paths: Collection[Path]) -> None:
+        limit = time.monotonic() + PATIENCE
+        for path in paths:
+            self._trash.remove(path, max(0.0, limit - time.monotonic()))
+
+    def _reconcile(self, known: set[str], deleted: Collection[str]) -> Collection[Path]:
         found = set(os.listdir(self._sessions))  # noqa: PTH208 - names, not paths
         missing = {self._sessions / name for name in known - found}
         for path in sorted(missing - self._lost_and_found.bring_back(missing)):
@@ -279,14 +299,12 @@ class Workspaces:
         unknown = set(own_directories(self._sessions)) - known
         unfinished = {name for name in unknown if is_unfinished(self._sessions / name)}
         garbage = unfinished | unknown.intersection(deleted)
-        limit = time.monotonic() + PATIENCE
+        trash = [self._sessions / name for name in sorted(found) if _GARBAGE_NAME.fullmatch(name)]
         for name in sorted(garbage):
             log.info("a directory of no session is removed", extra={"directory": name})
-            self._remove(name, max(0.0, limit - time.monotonic()))
-        for name in sorted(found):
-            if _GARBAGE_NAME.fullmatch(name):
-                self._trash.remove(self._sessions / name, max(0.0, limit - time.monotonic()))
+            trash += self._move_to_trash(name)
         self._set_aside(unknown - garbage)
+        return trash
 
     def _set_aside(self, unknown: set[str]) -> None:
         count = sum(self._lost_and_found.take(self._sessions / name) for name in sorted(unknown))
@@ -323,6 +341,12 @@ def _compare(
 ) -> WorkspaceChanges:
     changed = NO_FILES_CHANGED if before is None else listing.changes_since(before)
     return WorkspaceChanges(listing, data_file, data, changed)
+
+
+def _log_failure(removal: asyncio.Future[None]) -> None:
+    """Tells why something could not be removed of which nobody waits for the end."""
+    if not removal.cancelled() and removal.exception() is not None:
+        log.error("what was to be removed remains", exc_info=removal.exception())
 
 
 def _trash_name() -> str:

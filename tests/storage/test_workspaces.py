@@ -129,6 +129,23 @@ async def test_remove(simulator: RunSimulator, tmp_path: Path) -> None:
         await simulator.run()
 
 
+async def test_a_file_that_takes_long_to_remove(
+    simulator: RunSimulator, tmp_path: Path, monkeypatch: MonkeyPatch
+) -> None:
+    """However many there are, nobody waits for longer than a moment, nor for those of others."""
+    directories = [await simulator.workspaces.create() for _ in range(8)]
+    may_end = threading.Event()
+    monkeypatch.setattr(trash, "remove_tree", lambda *_: may_end.wait(60))
+    begin = time.monotonic()
+    await asyncio.gather(*(simulator.workspaces.remove(one) for one in directories))
+    assert time.monotonic() - begin < 10
+    left = [path.name for path in (tmp_path / "sessions").iterdir()]
+    assert simulator.directory in left
+    assert not {*left} & {*directories}
+    monkeypatch.undo()
+    may_end.set()
+
+
 async def test_reconcile(simulator: RunSimulator, tmp_path: Path) -> None:
     """Directories of no session are removed, also those that a killed removal left.
 
