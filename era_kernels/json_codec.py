@@ -34,6 +34,7 @@ T = TypeVar("T")
 THREAD_BYTES = 1024 * 1024  # bytes from which parsing and encoding leave the event loop
 # Bytes from which encoding is too long for a thread, which holds the interpreter's lock meanwhile.
 SLICE_BYTES = 4 * THREAD_BYTES
+QUICK_BYTES, QUICK_VALUES = 16 * 1024, 5000  # bytes, or values, that take little time to parse
 ARRAY_SLICE_SECONDS = 0.002  # seconds of encoding between two yields to other tasks
 MAX_DEPTH = 200  # levels of nesting in a body; everything that is parsed must be encodable again
 MAX_VALUES = (
@@ -50,6 +51,13 @@ _numbers_as_text_decoder = json.JSONDecoder(
     parse_constant=reject_constant, parse_float=str, parse_int=str
 )
 _encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def is_quick_to_parse(body: bytes) -> bool:
+    """Returns whether a body has few bytes, or few values for its bytes, as code and texts have."""
+    if len(body) <= QUICK_BYTES:
+        return True
+    return len(body) <= LARGE_BYTES and sum(map(body.count, (b",", b"[", b"{"))) <= QUICK_VALUES
 
 
 def loads_object(body: bytes) -> JsonObject:
@@ -92,7 +100,7 @@ def loads_object_or_none(data: bytes) -> JsonObject | None:
 
 async def loads_object_or_none_async(data: bytes) -> JsonObject | None:
     """Returns the same as `loads_object_or_none`; lets other tasks run, as `loads_object_async`."""
-    if len(data) <= LARGE_BYTES:
+    if is_quick_to_parse(data):
         return loads_object_or_none(data)
     try:
         value = await run_cooperatively(_loads_stepwise(data))
@@ -103,21 +111,21 @@ async def loads_object_or_none_async(data: bytes) -> JsonObject | None:
 
 async def loads_object_async(body: bytes) -> JsonObject:
     """Returns the same as `loads_object`; lets other tasks run while it parses a large body."""
-    if len(body) <= LARGE_BYTES:
+    if is_quick_to_parse(body):
         return loads_object(body)
     return _check_object(await run_cooperatively(_loads_stepwise(body)))
 
 
 async def loads_array_async(body: bytes) -> list[Any]:
     """Returns the same as `loads_array`; lets other tasks run while it parses a large body."""
-    if len(body) <= LARGE_BYTES:
+    if is_quick_to_parse(body):
         return loads_array(body)
     return _check_array(await run_cooperatively(_loads_stepwise(body)))
 
 
 async def loads_numbers_as_text(body: bytes) -> JsonObject:
     """Parses a body that `loads_object` accepts, with each number as the text in the body."""
-    if len(body) <= LARGE_BYTES:
+    if is_quick_to_parse(body):
         value: JsonObject = _numbers_as_text_decoder.decode(body.decode("utf-8-sig"))
         return value
     return _check_object(await run_cooperatively(_loads_stepwise(body, numbers_as_text=True)))
@@ -227,7 +235,10 @@ async def dumps_array(items: Iterable[Mapping[str, Any]]) -> tuple[bytes, int]:
     texts = []
     started_at = time.perf_counter()
     for item in items:
-        texts.append(dumps(item))
+        if json_incremental.estimate_size(item) > LARGE_BYTES:
+            texts.append(await dumps_async(item, SLICE_BYTES + 1))
+        else:
+            texts.append(dumps(item))
         if time.perf_counter() - started_at > ARRAY_SLICE_SECONDS:
             await asyncio.sleep(0)
             started_at = time.perf_counter()

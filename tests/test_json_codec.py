@@ -312,3 +312,18 @@ def test_objects_of_hostile_code_come_back(value: dict[str, object]) -> None:
             json_codec.loads_object_or_none(json.dumps(value, ensure_ascii=ascii_only).encode())
             == value
         )
+
+
+def test_what_is_quick_to_parse() -> None:
+    """A long text is; a short body of very many values is parsed in steps."""
+    assert json_codec.is_quick_to_parse(b"[" * 16_000)
+    assert json_codec.is_quick_to_parse(b"x" * 250_000)
+    assert not json_codec.is_quick_to_parse(b"[]," * 9_000)
+    assert not json_codec.is_quick_to_parse(b"x" * 300_000)
+
+
+async def test_an_item_of_very_many_values() -> None:
+    """It is encoded as those beside it, in steps."""
+    items = [{"a": [[]] * 9_000}, {"b": "é"}]
+    listed, count = await json_codec.dumps_array(items)
+    assert (json.loads(listed), count) == (items, 2)

@@ -252,11 +252,7 @@ def is_slow_to_unpack(parts: Sequence[Part]) -> bool:
         return False
     if size > LARGE_BYTES:
         return True
-    return any(
-        _count_values(part) > MAX_VALUES_AT_ONCE
-        and _count_values(_strip_strings(part)) > MAX_VALUES_AT_ONCE
-        for part in parts
-    )
+    return any(map(_has_many_values, parts))
 
 
 def count_values_stepwise(parts: Sequence[Part]) -> Stepwise[int]:
@@ -343,7 +339,11 @@ def _count_values(part: Part) -> int:
     return part.count(b",") + part.count(b"[") + part.count(b"{")
 
 
-def _strip_strings(part: Part) -> Part:
-    """Returns the JSON text without the contents of its strings."""
+def _has_many_values(part: Part) -> bool:
+    """Returns whether a JSON text has very many values, or strings, outside of its strings."""
+    if _count_values(part) <= MAX_VALUES_AT_ONCE:
+        return False
     unescaped = part.replace(rb"\\", b"").replace(rb"\"", b"")
-    return b"".join(unescaped.split(b'"')[::2])
+    if unescaped.count(b'"') > 2 * MAX_VALUES_AT_ONCE:  # to split these would take long itself
+        return True
+    return _count_values(b"".join(unescaped.split(b'"')[::2])) > MAX_VALUES_AT_ONCE

@@ -27,13 +27,21 @@ def closing_fd(descriptor: int) -> Iterator[int]:
         os.close(descriptor)
 
 
+def _tell_too_large(max_entries: int) -> None:
+    log.warning("a workspace is too large to be listed", extra={"most": max_entries})
+
+
 def walk(
-    root: int, skip: Callable[[str, str], bool], max_entries: int
+    root: int,
+    skip: Callable[[str, str], bool],
+    max_entries: int,
+    on_more: Callable[[int], object] = _tell_too_large,
 ) -> Iterator[tuple[str, os.stat_result]]:
     """Yields the relative path and status of each regular file below a directory, in no order.
 
     Skips directories for which `skip(folder, name)` is true, which cannot be opened or whose path
-    is longer than a path may be; stops after `max_entries` entries. Raises OSError for a shortage,
+    is longer than a path may be; stops after `max_entries` entries, and calls `on_more` with that
+    number where there are more. Raises OSError for a shortage,
     as of descriptors: what could not be looked at is not missing.
     """
     entries_left = max_entries
@@ -45,8 +53,7 @@ def walk(
                 for entry in _list_entries(directory):
                     entries_left -= 1
                     if entries_left < 0:
-                        extra = {"most": max_entries}
-                        log.warning("a workspace is too large to be listed", extra=extra)
+                        on_more(max_entries)
                         return
                     path = folder + entry.name
                     if entry.is_dir(follow_symlinks=False):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,7 +16,10 @@ from era_kernels.storage import workspace_data_file
 from era_kernels.storage.open_file import FileStatus
 from era_kernels.storage.workspace_data_file import FileStamp
 
+log = logging.getLogger(__name__)
+
 MAX_ENTRIES = 200_000  # files and directories that are scanned; the rest is not counted
+MAX_PATH_BYTES = 32 * 1024 * 1024  # of the paths in a list; the rest is not counted, either
 DATA_FILE_NAME = workspace_data_file.NAME  # is in every workspace, and is no file of the user
 MAX_TOTAL_SIZE = 2**63 - 1  # bytes that a column can hold; sparse files may claim more
 
@@ -32,6 +36,10 @@ HIDDEN_AT_HOME = frozenset(
 
 _EARLIEST = datetime.min.replace(tzinfo=UTC)
 _LATEST = datetime.max.replace(tzinfo=UTC)
+
+
+class TooManyEntries(Exception):
+    """A workspace has more files and directories than were to be scanned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,13 +117,24 @@ class FileListing:
         return FilesChanged(len(differing), *paths)
 
 
-def scan(workspace: int) -> FileListing:
-    """Lists the files in one walk through a workspace (blocking)."""
-    entries = {
-        path: (status.st_ino, status.st_size, status.st_mtime_ns)
-        for path, status in walk(workspace, _is_hidden_directory, MAX_ENTRIES)
-        if path != DATA_FILE_NAME
-    }
+def scan(workspace: int, max_entries: int = MAX_ENTRIES) -> FileListing:
+    """Lists the files in one walk through a workspace (blocking).
+
+    Raises TooManyEntries after `max_entries` if that is less than MAX_ENTRIES.
+    """
+
+    def raise_error(_: int) -> None:
+        raise TooManyEntries
+
+    limits = (max_entries, raise_error) if max_entries < MAX_ENTRIES else (MAX_ENTRIES,)
+    entries, room = {}, MAX_PATH_BYTES
+    for path, status in walk(workspace, _is_hidden_directory, *limits):
+        room -= path.__sizeof__()
+        if room < 0:
+            log.warning("the paths of a workspace are too long to be listed")
+            break
+        if path != DATA_FILE_NAME:
+            entries[path] = (status.st_ino, status.st_size, status.st_mtime_ns)
     total_size = sum(size for _, size, _ in entries.values())
     return FileListing(entries, min(total_size, MAX_TOTAL_SIZE))
 

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from era_kernels.concurrency.waiting import ends_within
@@ -29,7 +30,12 @@ from era_kernels.safe_fs.usage import max_copy_bytes
 from era_kernels.storage import content_types, file_listing, lost_and_found
 from era_kernels.storage import workspace_data_file as data_files
 from era_kernels.storage.disk_room import always_room
-from era_kernels.storage.file_listing import FileChange, FileListing
+from era_kernels.storage.file_listing import (
+    MAX_ENTRIES,
+    FileChange,
+    FileListing,
+    TooManyEntries,
+)
 from era_kernels.storage.lost_and_found import LostAndFound
 from era_kernels.storage.threads import StorageThreads
 from era_kernels.storage.unfinished_marks import UnfinishedDirectories, is_unfinished
@@ -121,9 +127,11 @@ class Workspaces:
 
         Raises StorageFailed.
         """
-        is_large = listing is not None and listing.count > LARGE
-        threads = self._tree_threads if is_large else self._run_threads
-        return await threads.run(self._read_changes, directory, listing, data_file)
+        work = partial(self._read_changes, directory, listing, data_file)
+        if listing is None or listing.count <= LARGE:
+            with suppress(TooManyEntries):
+                return await self._run_threads.run(work, 2 * LARGE)
+        return await self._tree_threads.run(work, MAX_ENTRIES)
 
     async def scan(self, directory: str) -> FileListing:
         """Lists the user's files. Raises StorageFailed."""
@@ -210,7 +218,11 @@ class Workspaces:
                     return data_files.write_if_changed(workspace, state, data, data_file)
 
     def _read_changes(
-        self, directory: str, before: FileListing | None, data_file: WorkspaceDataFile | None
+        self,
+        directory: str,
+        before: FileListing | None,
+        data_file: WorkspaceDataFile | None,
+        max_entries: int,
     ) -> WorkspaceChanges:
         with self._open(directory) as session_directory:
             try:
@@ -225,7 +237,7 @@ class Workspaces:
                     if data_file is None
                     else data_files.read_changes(workspace, data_file)
                 )
-                return _compare(file_listing.scan(workspace), before, after, data)
+                return _compare(file_listing.scan(workspace, max_entries), before, after, data)
 
     def _scan(self, directory: str) -> FileListing:
         with self._open(directory) as session_directory:

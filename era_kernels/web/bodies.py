@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 
 from era_kernels.concurrency.memory_in_work import MemoryInWork
-from era_kernels.json_codec import MAX_VALUES
-from era_kernels.json_incremental import LARGE_BYTES, free_in_steps
+from era_kernels.json_codec import MAX_VALUES, is_quick_to_parse
+from era_kernels.json_incremental import free_in_steps
 from era_kernels.web import base_request_models
 
 VALUE_BYTES = 64  # bytes that a name or an item takes beside its text
@@ -83,7 +83,7 @@ class Body:
 
     async def parse(self, model: type[BaseModel], data: bytes) -> Any:
         """Returns the JSON of a body for `model`, not validated. Raises InvalidJson, TooLarge."""
-        if len(data) <= LARGE_BYTES:
+        if is_quick_to_parse(data):
             return await base_request_models.loads_for(model)(data)
         self._holding.is_reading = False
         values = min(MAX_VALUES, len(data) // 2)

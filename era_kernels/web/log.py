@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from era_kernels.errors import SessionNotFound
+from era_kernels.json_codec import in_thread_if_large
 from era_kernels.models import JsonObject, LoggedEvent, event_to_json, to_iso
 from era_kernels.web.base_handler import BaseHandler, HandlerContext
 from era_kernels.web.base_response_models import ResponseModel
@@ -17,9 +18,10 @@ from era_kernels.web.runs import EVENT_STREAM_MEDIA
 from era_kernels.web.sse import EVENT_STREAM_TYPE, EventStream
 
 if TYPE_CHECKING:
-    from era_kernels.services.session_logs import SessionLogs
+    from era_kernels.services.session_logs import SessionLogs, SessionLogView
     from era_kernels.services.sessions import SessionService
 
+_ENTRY_BYTES = 256  # what an entry counts beside its content
 _DESCRIPTION = """\
 What threads, timers, servers and child processes of earlier runs printed when no run of
 theirs was under way any more, and how a kernel ended that ended between runs.
@@ -73,9 +75,11 @@ class LogHandler(BaseHandler):
             await self._follow(session_id, directory, after)
             return
         view = await self.logs.view(directory)
-        entries = [entry_response(entry) for entry in view.entries if entry.seq > after]
-        size = sum(len(entry["content"]) for entry in entries)
-        await self.finish_json(LogAnswer(entries=entries, truncated=view.truncated), size=size)
+        answer = await in_thread_if_large(
+            len(view.entries) * _ENTRY_BYTES, log_response, view, after
+        )
+        size = sum(len(entry["content"]) + _ENTRY_BYTES for entry in answer["entries"])
+        await self.finish_json(answer, size=size)
 
     def _wants_stream(self) -> bool:
         return "text/event-stream" in self.request.headers.get("Accept", "").lower()
@@ -92,8 +96,13 @@ class LogHandler(BaseHandler):
             await EventStream(self, _stream_entry).send(batches, after)
 
 
-def entry_response(entry: LoggedEvent) -> LogEntry:
-    """Returns an entry as the list shows it."""
+def log_response(view: SessionLogView, after: int) -> LogAnswer:
+    """Returns the entries with numbers past `after`."""
+    entries = [_entry_response(entry) for entry in view.entries if entry.seq > after]
+    return LogAnswer(entries=entries, truncated=view.truncated)
+
+
+def _entry_response(entry: LoggedEvent) -> LogEntry:
     event = event_to_json(entry.event)
     return LogEntry(time=to_iso(entry.time), stream=event["type"], content=event["content"])
 

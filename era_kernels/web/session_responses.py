@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired, cast
 
 from pydantic import Field
 
+from era_kernels.json_codec import SLICE_BYTES
+from era_kernels.json_incremental import estimate_size
 from era_kernels.models import FileInfo, Limits, SessionView, to_iso
 from era_kernels.services.requested_limits import LIMIT_FIELDS
 from era_kernels.web.base_response_models import ResponseModel
@@ -170,6 +172,12 @@ def session_summary(view: SessionView) -> SessionListed:
 def session_response(view: SessionView) -> SessionAnswer:
     """Returns a session as every call but the list shows it."""
     return {**session_summary(view), "data": view.session.data}
+
+
+def estimated_size(view: SessionView) -> int:
+    """Returns about how much work it is to encode what callers put into a session, in bytes."""
+    texts = (view.session.data, view.session.metadata)
+    return sum(estimate_size(one, SLICE_BYTES) for one in texts)
 
 
 def file_response(file: FileInfo) -> FileAnswer:

@@ -43,6 +43,7 @@ from era_kernels.web.session_responses import (
     SessionAnswer,
     SessionsAnswer,
     SessionWithFiles,
+    estimated_size,
     files_response,
     session_response,
     session_summary,
@@ -215,7 +216,9 @@ class SessionsHandler(BaseHandler):
         new = _new_session(body)
         view, is_new = await self.sessions.create(new)
         self.warn(_ineffective_hosts(new.allow_hosts, view.session))
-        await self.finish_json(session_response(view), 201 if is_new else 200)
+        await self.finish_json(
+            session_response(view), 201 if is_new else 200, size=estimated_size(view)
+        )
 
     async def delete(self) -> None:
         if self.request.query_arguments:
@@ -249,6 +252,7 @@ class SessionHandler(BaseHandler):
         listing = await self.sessions.files(session_id)
         size = LARGE_LIST_BYTES if listing.count > LARGE_LIST else 0
         files = await in_thread_if_large(size, files_response, listing)
+        size += estimated_size(view)
         await self.finish_json({**session_response(view), "files": files}, size=size)
 
     async def patch(self, session_id: str) -> None:
@@ -261,7 +265,8 @@ class SessionHandler(BaseHandler):
                 id=session_id,
                 metadata=session_response(view),
                 updated_at=to_iso(now()),
-            )
+            ),
+            size=estimated_size(view),
         )
 
     async def delete(self, session_id: str) -> None:

@@ -22,6 +22,7 @@ from era_kernels.web.similar_names import find_similar, fold
 
 MAX_WARNINGS = 8  # warnings of one request
 MAX_WARNING_LENGTH = 200  # characters of a warning
+MAX_ITEMS = 1000  # items of a list, or names of a mapping, that are looked at
 MAX_NAME_LENGTH = 64  # characters of a name that a warning repeats
 
 _UNIONS = (Union, UnionType)
@@ -94,10 +95,10 @@ def _in_value(annotation: Any, value: object, place: str) -> Iterator[str]:
     if not arguments:
         return
     if isinstance(value, list) and _is_kind(origin, Collection):
-        for index, item in enumerate(value):
+        for index, item in enumerate(islice(value, MAX_ITEMS)):
             yield from _in_value(arguments[0], item, f"{place}[{index}]")
     elif isinstance(value, dict) and _is_kind(origin, Mapping):
-        for name, item in value.items():
+        for name, item in islice(value.items(), MAX_ITEMS):
             yield from _in_value(arguments[-1], item, _join(place, name))
     elif origin in _UNIONS:  # the member that knows the most is meant
         found = (_in_value(one, value, place) for one in arguments if _fits(one, value))

@@ -175,6 +175,8 @@ def test_what_is_long() -> None:
     assert is_slow_to_unpack(_pack_with_jupyter(text="x" * 300_000))
     assert is_slow_to_unpack(_pack_with_jupyter(data=[[]] * 6000))
     assert is_slow_to_unpack([b"{" * 6000, b""])
+    assert is_slow_to_unpack([b'""' * 50_000 + b"," * 6000])
+    assert not is_slow_to_unpack(_pack_with_jupyter(text='\\"",[{' * 8_000))
 
 
 @pytest.mark.parametrize("length", range(7))

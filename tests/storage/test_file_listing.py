@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 
 from era_kernels.models import FilesChanged
-from era_kernels.storage.file_listing import MAX_TOTAL_SIZE, FileChange, FileListing, is_hidden
+from era_kernels.safe_fs.tree import closing_fd
+from era_kernels.storage import file_listing
+from era_kernels.storage.file_listing import (
+    MAX_TOTAL_SIZE,
+    FileChange,
+    FileListing,
+    TooManyEntries,
+    is_hidden,
+    scan,
+)
 
 OLD, NEW = (1, 10, 5), (2, 3, 6)  # inode, size, time
 
@@ -87,3 +99,15 @@ def test_changed_paths() -> None:
     )
     assert many.count == 5000
     assert (len(many.created), many.changed, many.created[-1]) == (999, ("00007",), "00999")
+
+
+def test_bounds_of_a_scan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of very long paths so many are listed as may be in memory; a caller may bound the entries."""
+    for number in range(20):
+        (tmp_path / f"{number:0200}").touch()
+    with closing_fd(os.open(tmp_path, os.O_RDONLY)) as workspace:
+        assert scan(workspace, 20).count == 20
+        with pytest.raises(TooManyEntries):
+            scan(workspace, 19)
+        monkeypatch.setattr(file_listing, "MAX_PATH_BYTES", 2000)
+        assert 0 < scan(workspace).count < 10

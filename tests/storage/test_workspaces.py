@@ -144,6 +144,7 @@ async def test_a_file_that_takes_long_to_remove(
     assert not {*left} & {*directories}
     monkeypatch.undo()
     may_end.set()
+    await asyncio.to_thread(simulator.workspaces._removal_threads.close)
 
 
 async def test_reconcile(simulator: RunSimulator, tmp_path: Path) -> None:
@@ -500,9 +501,9 @@ async def test_large_workspaces_keep_no_other_run_waiting(
     directory = await workspaces.create()
     scan = file_listing.scan
 
-    def slow_scan(workspace: int) -> FileListing:
+    def slow_scan(workspace: int, most: int) -> FileListing:
         gate.wait(10)
-        return scan(workspace)
+        return scan(workspace, most)
 
     monkeypatch.setattr(file_listing, "scan", slow_scan)
     running = [
@@ -515,6 +516,26 @@ async def test_large_workspaces_keep_no_other_run_waiting(
     assert not any(one.done() for one in running)
     gate.set()
     await asyncio.gather(*running)
+    await workspaces.aclose()
+
+
+async def test_a_workspace_that_becomes_large(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
+    """Runs of others wait for no walk that turns out to be long, as after a directory was shown."""
+    monkeypatch.setattr(workspaces_module, "LARGE", 2)
+    workspaces, threads = Workspaces(tmp_path), []
+    directory = await workspaces.create()
+    scan = file_listing.scan
+
+    def noting_scan(workspace: int, most: int) -> FileListing:
+        threads.append(threading.current_thread().name.split("_")[0])
+        return scan(workspace, most)
+
+    monkeypatch.setattr(file_listing, "scan", noting_scan)
+    workspace = workspaces.session_paths(directory).workspace
+    for number in range(9):
+        (workspace / f"empty{number}").mkdir()
+    changes = await workspaces.read_changes(directory, FileListing(), None)
+    assert (changes.listing.count, len({*threads}), len(threads)) == (0, 2, 2)
     await workspaces.aclose()
 
 
