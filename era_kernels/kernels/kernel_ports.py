@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Iterable
 from contextlib import ExitStack
@@ -9,6 +10,7 @@ from contextlib import ExitStack
 from era_kernels.models import Network
 
 PORT_COUNT = 5
+MAX_LOOKS = 2  # machines at once whose ports are listed: code can make that take seconds
 # Where each sandbox has all ports to itself: ports that nothing is registered for (IANA), below
 # those that Linux gives to connections (32768 to 60999).
 NAMESPACE_PORTS = tuple(range(29787, 29787 + PORT_COUNT))
@@ -24,6 +26,7 @@ class KernelPorts:
 
     def __init__(self, network: Network) -> None:
         """Takes the network of all sandboxes."""
+        self.looks = asyncio.Semaphore(MAX_LOOKS)  # for what programs listen on
         self._network = network
         self._taken: set[int] = set()
 

@@ -6,17 +6,12 @@ import asyncio
 import errno
 import os
 import socket
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 
 from era_kernels.kernels.kernel_ports import KernelPorts
 from era_kernels.kernels.sandbox_interface import Sandbox
 from era_kernels.models import ListeningPort, Network, SessionListener
 from era_kernels.sandbox.server.port_connections import LOOPBACK6
 from era_kernels.sandbox.server.tcp_listeners import list_ports
-
-# Apart from other work: code can have a look take seconds, by very many descriptors.
-_LISTING_THREADS = ThreadPoolExecutor(2, thread_name_prefix="ports")
 
 
 class MachinePorts:
@@ -33,7 +28,7 @@ class MachinePorts:
         self._network = network
         self._kernel_ports = kernel_ports
         self._reserved: set[int] = set()
-        self._listing: asyncio.Future[list[ListeningPort]] | None = None
+        self._look: asyncio.Task[list[ListeningPort]] | None = None  # the last one that began
 
     def take_for_kernel(self) -> tuple[int, ...]:
         """Returns ports for a kernel, which has them until the sandbox ends. Raises OSError."""
@@ -64,10 +59,15 @@ class MachinePorts:
         pid = self._sandbox.pid
         if not self._sandbox.is_running or pid is None or self._network is Network.NONE:
             return []
-        is_own_network = self._network is Network.OWN
-        if self._listing is None or self._listing.done():
-            self._listing = asyncio.get_running_loop().run_in_executor(
-                _LISTING_THREADS, partial(list_ports, pid, is_own_network=is_own_network)
-            )
-        ports = await asyncio.shield(self._listing)  # one look is for all who ask meanwhile
+        running = self._look
+        if running is not None:
+            await asyncio.wait([running])  # it began too early to tell what listens now
+        if self._look is None or self._look is running:
+            self._look = asyncio.create_task(self._list(pid))
+        return await asyncio.shield(self._look)
+
+    async def _list(self, pid: int) -> list[ListeningPort]:
+        async with self._kernel_ports.looks:
+            is_own_network = self._network is Network.OWN
+            ports = await asyncio.to_thread(list_ports, pid, is_own_network=is_own_network)
         return [one for one in ports if one.port not in self._reserved]
