@@ -21,6 +21,20 @@ class SingleFlight(Generic[T]):
         self._start = start
         self._task: asyncio.Task[T] | None = None
 
+    @property
+    def is_idle(self) -> bool:
+        """True while no task is under way."""
+        return self._task is None
+
+    async def run_fresh(self) -> T:
+        """Returns the result of a task that began no earlier than this call, and raises its error.
+
+        All who come while one is under way share the next.
+        """
+        if self._task is not None:
+            await asyncio.wait([self._task])
+        return await self.run()
+
     async def run(self) -> T:
         """Returns the result of the task under way, or of a new one. Raises what it raises."""
         if self._task is None:

@@ -7,6 +7,7 @@ import errno
 import os
 import socket
 
+from era_kernels.concurrency.single_flight import SingleFlight
 from era_kernels.kernels.kernel_ports import KernelPorts
 from era_kernels.kernels.sandbox_interface import Sandbox
 from era_kernels.models import ListeningPort, Network, SessionListener
@@ -28,7 +29,7 @@ class MachinePorts:
         self._network = network
         self._kernel_ports = kernel_ports
         self._reserved: set[int] = set()
-        self._look: asyncio.Task[list[ListeningPort]] | None = None  # the last one that began
+        self._look = SingleFlight(self._list)
 
     def take_for_kernel(self) -> tuple[int, ...]:
         """Returns ports for a kernel, which has them until the sandbox ends. Raises OSError."""
@@ -56,17 +57,14 @@ class MachinePorts:
 
     async def listening(self) -> list[ListeningPort]:
         """Returns the ports on which programs listen in the machine."""
-        pid = self._sandbox.pid
-        if not self._sandbox.is_running or pid is None or self._network is Network.NONE:
+        if not self._sandbox.is_running or self._network is Network.NONE:
             return []
-        running = self._look
-        if running is not None:
-            await asyncio.wait([running])  # it began too early to tell what listens now
-        if self._look is None or self._look is running:
-            self._look = asyncio.create_task(self._list(pid))
-        return await asyncio.shield(self._look)
+        return await self._look.run_fresh()
 
-    async def _list(self, pid: int) -> list[ListeningPort]:
+    async def _list(self) -> list[ListeningPort]:
+        pid = self._sandbox.pid
+        if pid is None:
+            return []
         async with self._kernel_ports.looks:
             is_own_network = self._network is Network.OWN
             ports = await asyncio.to_thread(list_ports, pid, is_own_network=is_own_network)

@@ -9,15 +9,16 @@ from __future__ import annotations
 from collections.abc import Awaitable
 from typing import Any
 
-from tornado.iostream import IOStream, StreamClosedError
+from tornado.iostream import StreamClosedError
 
 from era_kernels.concurrency.turns import Turns
+from era_kernels.web.head_search import HeadIOStream
 
 CHUNKS_AT_ONCE = 32  # chunks of one body that are read before others have their turn
 SMALL_CHUNK = 1024  # bytes; a body whose chunks have more on average takes no turns
 
 
-class ChunkedIOStream(IOStream):
+class ChunkedIOStream(HeadIOStream):
     """A connection whose chunked bodies are read in turns, where their chunks are small."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -519,6 +519,35 @@ async def test_large_workspaces_keep_no_other_run_waiting(
     await workspaces.aclose()
 
 
+async def test_one_walk_for_all_who_list(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
+    """Who asks while a walk is under way gets the next one, with what is there by then."""
+    workspaces, gate, count = Workspaces(tmp_path), threading.Event(), 0
+    directory, other = [await workspaces.create() for _ in range(2)]
+    scan = file_listing.scan
+
+    def slow_scan(workspace: int) -> FileListing:
+        nonlocal count
+        count += 1
+        found = scan(workspace)
+        gate.wait(10)
+        return found
+
+    monkeypatch.setattr(file_listing, "scan", slow_scan)
+    first = asyncio.create_task(workspaces.scan(directory))
+    assert await asyncio.to_thread(wait_until, lambda: count == 1)
+    (workspaces.session_paths(directory).workspace / "f").touch()
+    late = [asyncio.create_task(workspaces.scan(directory)) for _ in range(20)]
+    left = asyncio.create_task(workspaces.scan(other))
+    await asyncio.sleep(0.05)
+    for one in (late[0], left):
+        one.cancel()
+    gate.set()
+    assert ((await first).count, {(await one).count for one in late[1:]}) == (0, {1})
+    assert (await workspaces.scan(other)).count == 0
+    assert (count, workspaces._scans) == (4, {})
+    await workspaces.aclose()
+
+
 async def test_a_workspace_that_becomes_large(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
     """Runs of others wait for no walk that turns out to be long, as after a directory was shown."""
     monkeypatch.setattr(workspaces_module, "LARGE", 2)

@@ -13,7 +13,7 @@ import pytest
 from era_kernels.errors import StartError
 from era_kernels.storage.resource_stores import ResourceStores
 from era_kernels.web import base_handler as base_module
-from era_kernels.web import connection_limit
+from era_kernels.web import connection_limit, head_search
 from era_kernels.web.access import Access
 from era_kernels.web.base_handler import HandlerContext
 from era_kernels.web.routes import Services, make_application
@@ -98,6 +98,50 @@ def test_slow_clients(start: bytes) -> None:
         began = time.monotonic()
         assert sock.recv(1000) == b""
         assert time.monotonic() - began < 8
+
+
+@pytest.mark.parametrize("pause_at", range(1, 8))
+def test_a_head_that_comes_in_parts(server: ServerUnderTest, pause_at: int) -> None:
+    """Its end is found wherever it is torn, and the next head is found as well."""
+    head = b"GET /health HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * 9000 + b"\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as sock:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for part in (head[:20], head[20:-pause_at], head[-pause_at:], head[:4000], head[4000:]):
+            sock.sendall(part)
+            time.sleep(0.02)
+        answers = b""
+        while answers.count(b"HTTP/1.1 200") < 2:
+            more = sock.recv(65536)
+            assert more
+            answers += more
+
+
+def test_heads_are_searched_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Long heads that come byte by byte take the loop no longer than short ones."""
+    searched = 0
+    search = head_search.HeadIOStream._find_read_pos
+
+    def count(stream: head_search.HeadIOStream) -> int | None:
+        nonlocal searched
+        before = stream._searched
+        found = search(stream)
+        if stream._read_regex is not None:
+            searched += len(stream._read_buffer) - max(0, before - 3)
+        return found
+
+    monkeypatch.setattr(head_search.HeadIOStream, "_find_read_pos", count)
+    with (
+        run_server() as server,
+        socket.create_connection(("127.0.0.1", server.port), timeout=10) as sock,
+    ):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * 50_000)
+        for _ in range(100):
+            sock.sendall(b"x")
+            time.sleep(0.002)
+        sock.sendall(b"\r\n\r\n")
+        assert sock.recv(100).startswith(b"HTTP/1.1 200")
+    assert 50_000 <= searched < 60_000
 
 
 def test_dripping_body() -> None:
