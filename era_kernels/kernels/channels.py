@@ -66,6 +66,7 @@ class KernelChannels:
         self._codec = MessageCodec(connection_info.key)
         self._on_connection_lost = on_connection_lost
         self._receive_budget = receive_budget or ReceiveBudget()
+        self.fault_count = 0
         self.dropped_count = 0
         self._tasks: set[asyncio.Task[None]] = set()
         identity = secrets.token_hex(16).encode()
@@ -107,9 +108,16 @@ class KernelChannels:
     def count_dropped(self, reason: str) -> None:
         """Counts a message that makes no sense. The 1st, 2nd, 4th, 8th … are logged."""
         self.dropped_count += 1
-        if self.dropped_count & (self.dropped_count - 1) == 0:
+        if _is_power_of_two(self.dropped_count):
             extra = {"count": self.dropped_count, "why": reason}
             log.warning("messages of a kernel dropped", extra=extra)
+
+    def count_fault(self, why: str) -> None:
+        """Counts a failure of the kernel's own code, which code can feign; logs as many."""
+        self.fault_count += 1
+        if _is_power_of_two(self.fault_count):
+            extra = {"count": self.fault_count, "why": why}
+            log.error("a kernel failed in its own code", extra=extra)
 
     def _on_connect_error(self, error: OSError) -> None:
         log.warning("a kernel's socket is none", extra={"why": str(error)})
@@ -173,3 +181,7 @@ class KernelChannels:
 
 async def _send_stepwise(channel: ChannelConnection, steps: Stepwise[list[bytes]]) -> None:
     channel.send(await run_cooperatively(steps))
+
+
+def _is_power_of_two(count: int) -> bool:
+    return count & (count - 1) == 0

@@ -238,7 +238,7 @@ class Kernel:
                 self._channels.count_dropped("a reply has the wrong shape")
             else:
                 if reply.fault is not None:
-                    log.error("a kernel failed in its own code", extra={"why": reply.fault})
+                    self._channels.count_fault(reply.fault)
                 if self._dialect.takes_back(run, reply):
                     again = partial(self._request_again, run, reply)
                     asyncio.get_running_loop().call_later(self._timeouts.refused, again)
