@@ -12,7 +12,10 @@ REST = 8
 
 
 class Turns:
-    """Gives out turns in the order of the requests, while something else wants the loop.
+    """Gives out turns while something else wants the loop: one owner after the other.
+
+    Of one owner, they come in the order of the requests. Who asks for many, or has them take long,
+    so makes others wait for one group of its own at a time.
 
     Without turns, tasks that become ready together all run in one round of the loop, and
     everything else waits for all of them, in each of its own rounds. With them a small group gets
@@ -27,13 +30,15 @@ class Turns:
         self._group_size = group_size
         self._caution = caution
         self._careful_until = 0.0  # in the loop's time
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        # By owner, in the order in which these have their turns. None of the queues is empty.
+        self._waiting: dict[object, deque[asyncio.Future[None]]] = {}
         self._is_active = False
 
-    def take(self, *, is_alone: bool) -> asyncio.Future[None] | None:
+    def take(self, *, is_alone: bool, owner: object = None) -> asyncio.Future[None] | None:
         """Returns what to wait for until it is the caller's turn; None: it is at once.
 
-        `is_alone` is whether the caller knows of nothing else that wants the loop.
+        `owner` can be hashed; `is_alone` is whether the caller knows of nothing else that wants the
+        loop.
         """
         loop = asyncio.get_running_loop()
         if not is_alone:
@@ -44,14 +49,18 @@ class Turns:
             self._is_active = True
             loop.call_soon(self._begin_group)
         turn = loop.create_future()
-        self._waiting.append(turn)
+        self._waiting.setdefault(owner, deque()).append(turn)
         return turn
 
     def _begin_group(self) -> None:
         loop = asyncio.get_running_loop()
         left = self._group_size
         while self._waiting and left:
-            turn = self._waiting.popleft()
+            owner = next(iter(self._waiting))
+            queue = self._waiting.pop(owner)
+            turn = queue.popleft()
+            if queue:
+                self._waiting[owner] = queue  # behind the others
             if not turn.done():  # else its task was cancelled
                 turn.set_result(None)
                 left -= 1

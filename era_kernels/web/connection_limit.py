@@ -34,6 +34,8 @@ class Connection(Protocol):
 class Client(Protocol):
     """Names what the handler of a request tells the connection that it came by."""
 
+    owner: object  # who has one turn at a time; None: all that come by the API
+
     def trust(self) -> bool:
         """Notes that the client has shown that it may come in: it keeps its place.
 

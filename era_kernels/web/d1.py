@@ -219,7 +219,7 @@ class D1QueryHandler(D1Handler):
             if self.disconnected.done():
                 raise ClientDisconnected from None
             raise
-        await wait_for_turn(self.context)
+        await wait_for_turn(self)
         self.finish(encode_answer(result, with_results=True))
 
 
@@ -239,7 +239,7 @@ class D1ExecHandler(D1Handler):
     async def post(self, namespace: str) -> None:
         body = await self.read_body(SqlStatement)
         result = await self.d1.execute(namespace, body.to_statement(), size=len(self.body))
-        await wait_for_turn(self.context)
+        await wait_for_turn(self)
         self.finish(encode_answer(result, with_results=False))
 
 
@@ -259,5 +259,5 @@ class D1BatchHandler(D1Handler):
         body = await self.read_body(SqlBatch)
         statements = [statement.to_statement() for statement in body.root]
         results = await self.d1.batch(namespace, statements, size=len(self.body))
-        await wait_for_turn(self.context)
+        await wait_for_turn(self)
         self.finish(encode_batch(results))

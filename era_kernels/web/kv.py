@@ -179,7 +179,7 @@ class KVHandler(StorageHandler):
         try:
             entry = await self.kv.get(self.namespace, key)
         except KeyNotFound:
-            await wait_for_turn(self.context)  # as those that find something
+            await wait_for_turn(self)  # as those that find something
             raise
         if entry.expires_at is not None:
             left = max(entry.expires_at - time.time(), 0.001)

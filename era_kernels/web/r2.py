@@ -266,7 +266,7 @@ class R2ObjectHandler(TransferHandler[Upload], StorageHandler):
             return
         stored, file = await self.objects.open(self.namespace, key)
         try:
-            await wait_for_turn(self.context)
+            await wait_for_turn(self)
             self.add_header("Vary", "Accept")
             if self.wants_raw:
                 for name, value in custom_metadata_headers.to_headers(stored.custom_metadata):

@@ -207,6 +207,7 @@ class StrictIOStream(ChunkedIOStream):
         self._has_responded = False
         self._is_trusted = False
         self._lingers = False
+        self.owner: object = None  # see `Client`
         self.on_trusted: Callable[[StrictIOStream], object] = _ignore
         self.on_distrusted: Callable[[StrictIOStream], object] = _ignore
         self.close_politely: Callable[[socket.socket], object] = socket.socket.close

@@ -9,10 +9,13 @@ from urllib.parse import unquote_to_bytes
 from pydantic import AfterValidator, BaseModel, Field
 
 from era_kernels.errors import InvalidPath, InvalidRequest, NotFound
+from era_kernels.json_codec import SLICE_BYTES
+from era_kernels.json_incremental import estimate_size
 from era_kernels.models import ResourceType
 from era_kernels.models.storage_namespaces import NAMESPACE_PATTERN, NAMESPACE_RULE
 from era_kernels.web.base_handler import BaseHandler, HandlerContext
 from era_kernels.web.base_request_models import PositiveInt, QueryModel
+from era_kernels.web.connection_limit import client_of
 from era_kernels.web.operations import Operation
 
 DEFAULT_PAGE = 100  # entries of a list
@@ -66,7 +69,8 @@ class StorageHandler(BaseHandler):
         self, value: Mapping[str, Any], status: int = 200, *, size: int = 0
     ) -> None:
         """Finishes with a JSON object, when it is this request's turn."""
-        await wait_for_turn(self.context)
+        await wait_for_turn(self)
+        size = max(size, estimate_size(value, SLICE_BYTES))  # metadata may be of very many values
         await super().finish_json(value, status, size=size)
 
     @property
@@ -135,14 +139,15 @@ class StorageHandler(BaseHandler):
             raise self._invalid_path("A key must be UTF-8.") from None
 
 
-async def wait_for_turn(context: HandlerContext) -> None:
+async def wait_for_turn(handler: StorageHandler) -> None:
     """Waits until a request to the storage may be answered: see `Turns`.
 
     A client that has its answer sends its next request; so the pace of the answers is that of
     everything that these requests cost.
     """
-    turns = context.storage_turns
-    turn = turns.take(is_alone=len(context.active_handlers) == len(turns.members))
+    turns, active = handler.context.storage_turns, handler.context.active_handlers
+    owner = client_of(handler.request).owner
+    turn = turns.take(is_alone=len(active) == len(turns.members), owner=owner)
     if turn is not None:
         await turn
 

@@ -166,7 +166,7 @@ class SessionStream(StrictIOStream):
         connection.setblocking(False)
         bare = IOStream(connection, max_buffer_size=MAX_BUFFER, read_chunk_size=READ_CHUNK_BYTES)
         super().__init__(bare, IDLE_TIMEOUT, self._on_stream_closed, on_rejected)
-        self.session = session
+        self.session = self.owner = session
         self._turn: Turn | None = None  # while a request of it is in work
         self._awaits_head = True
         self._min_idle = MIN_IDLE_AT_FIRST

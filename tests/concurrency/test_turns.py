@@ -61,6 +61,21 @@ async def test_order() -> None:
     assert order == list(range(1, 30))
 
 
+async def test_owners_take_turns() -> None:
+    """Who asks for many turns makes others wait for few of them."""
+    turns, order = Turns(GROUP), []
+
+    async def task(owner: str) -> None:
+        turn = turns.take(is_alone=False, owner=owner)
+        assert turn is not None
+        await turn
+        order.append(owner)
+
+    await asyncio.gather(*map(task, "aaaaaaaaaabbc"))
+    assert "".join(order) == "abcab" + "a" * 8
+    assert not turns._waiting
+
+
 async def test_the_loop_is_left_to_others() -> None:
     """After a group, the loop is free for some times as long as the group took."""
     turns, ends = Turns(2), []

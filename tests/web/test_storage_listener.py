@@ -322,9 +322,9 @@ async def test_a_trickling_body_is_closed() -> None:
         for _ in range(100):
             writer.write(b" ")
             await asyncio.sleep(0.05)
-            if reader.at_eof():
+            if reader.at_eof() or reader.exception() is not None:  # reset, where a byte came late
                 break
-        assert reader.at_eof()
+        assert reader.at_eof() or reader.exception() is not None
         writer.close()
 
 
