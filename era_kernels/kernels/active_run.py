@@ -44,7 +44,7 @@ class KernelTimeouts:
     second_interrupt: float = 0.5  # from the first interrupt to the second
     interrupt_reply: float = 0.5  # for the reply to an interrupt that is a message
     kill: float = 2.5  # from the second interrupt to the end of the machine
-    # For the fence after the reply, with no output of any run; for the reply after the fence.
+    # For the fence after the reply, with nothing on iopub; for the reply after the fence.
     run_end: float = 10.0
     max_run_end: float = 300.0  # for the fence after the reply, while output arrives
     exit: float = 5.0  # for the end of a process that has closed its sockets
@@ -172,7 +172,15 @@ class ActiveRun:
     def _start_idle_timer(self, timeout: float, on_timeout: Callable[[], None]) -> None:
         if self._idle_timer is not None:
             self._idle_timer.cancel()
-        self._idle_timer = IdleTimer(timeout, on_timeout, self._is_iopub_paused)
+        received = self._iopub.received_bytes
+
+        def is_busy() -> bool:
+            """Returns whether something came that may be ahead of the fence, though no output."""
+            nonlocal received
+            before, received = received, self._iopub.received_bytes
+            return self._is_iopub_paused() or (not self._has_fence and received != before)
+
+        self._idle_timer = IdleTimer(timeout, on_timeout, is_busy)
 
     def _start_limit_timer(self, timeout: float, on_timeout: Callable[[], None]) -> None:
         """Starts a timer that, unlike the idle timer, output does not start anew."""

@@ -191,6 +191,20 @@ async def test_output_after_the_reply_does_not_go_on_for_ever(run_in_harness: Op
         assert finished == OWED
 
 
+async def test_dropped_messages_ahead_of_the_fence(run_in_harness: OpenHarness) -> None:
+    """The fence may be behind messages that are none, for however long these come."""
+
+    def script(scripted: ScriptedKernel, request: JupyterMessage) -> None:
+        scripted.send_reply(request)
+        for _ in range(12):
+            threading.Event().wait(0.1)
+            scripted.publish_raw([b"no message"])
+        scripted.publish_fence(request)
+
+    async with run_in_harness(script, KernelTimeouts(run_end=0.4)) as harness:
+        assert await asyncio.wait_for(harness.run(), 10) == [ExecutionEnd(0)]
+
+
 async def test_repeated_fence_is_no_sign_of_life(run_in_harness: OpenHarness) -> None:
     """Code that sends its fence again and again does not put the end of its run off."""
     over = threading.Event()
