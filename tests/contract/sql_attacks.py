@@ -179,7 +179,7 @@ def _bombs() -> Iterator[Attack]:
         ("distinct", f"{MILLION}SELECT count(DISTINCT randomblob(1000)) FROM c", STOPPED),
         ("automatic index", f"{MILLION}, d AS MATERIALIZED (SELECT randomblob(1000) AS a FROM c) SELECT count(*) FROM d x JOIN d y USING (a)", STOPPED),
         ("a large row", f"SELECT {', '.join(['zeroblob(30000000)'] * 30)}", STOPPED),
-        ("a large result", f"{MANY}SELECT hex(zeroblob(5000)) FROM c LIMIT 9000", LARGE),
+        ("a large result", f"{MANY}SELECT hex(zeroblob(5000)) FROM c LIMIT 9000", LARGE | LATE),
         ("many columns", f"SELECT {', '.join(['1'] * 3000)}", REFUSED),
         ("a wide table", f"CREATE TABLE x ({', '.join(f'a{n}' for n in range(3000))})", REFUSED),
         ("deep expression", f"SELECT {'(' * 1000}1{')' * 1000}", REFUSED),
