@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from signal import SIGINT
 
@@ -22,9 +23,9 @@ _NOUNS = {"memory": "of memory", "processes": "processes and threads", "open_fil
 
 # How the sandbox names a limit that its processes together have exceeded → the same as a shortage.
 _EXCEEDED = (
-    ("out of memory at ", MEMORY),
-    ("workspace larger than ", Shortage("workspace too large", ("workspace",))),
-    ("more than ", Shortage("too many processes", ("processes",))),
+    (re.compile(r"out of memory at "), MEMORY),
+    (re.compile(r"workspace larger than "), Shortage("workspace too large", ("workspace",))),
+    (re.compile(r"more than \d+ processes$"), Shortage("too many processes", ("processes",))),
 )
 _ENDS = {
     EndReason.DELETED: "session deleted before the run ended",
@@ -143,8 +144,8 @@ def _describe_reason(reason: str, limits: SessionLimits) -> str | None:
     if reason.startswith(EndReason.OUTPUT_LIMIT):
         size = reason.removeprefix(EndReason.OUTPUT_LIMIT).strip()
         return f"output limit: the run printed more than {size} (max_execution_output)"
-    for beginning, shortage in _EXCEEDED:
-        if reason.startswith(beginning):
+    for pattern, shortage in _EXCEEDED:
+        if pattern.match(reason):
             return limits.describe(shortage) or reason
     return reason
 

@@ -51,6 +51,14 @@ def lost(**exit_info: Any) -> ExecutionEnd:
             ),
         ),
         (
+            lost(reason="more than 64 UDP sockets at one port"),
+            "more than 64 UDP sockets at one port",
+        ),
+        (
+            lost(reason="more than 10000 locks on parts of files"),
+            "more than 10000 locks on parts of files",
+        ),
+        (
             lost(reason="files beside the workspace larger than 512 MB"),
             "files beside the workspace larger than 512 MB",
         ),
