@@ -45,6 +45,7 @@ from era_kernels.services.session_logs import SessionLogs
 from era_kernels.services.sessions import SessionService
 from era_kernels.services.stored_code import StoredCodeService
 from era_kernels.services.stored_code_requests import StoredCodeRequests
+from era_kernels.services.submission_memory import SubmissionMemory
 from era_kernels.setting_types import default_max_programs
 from era_kernels.settings import Settings
 from era_kernels.start_checks import load_languages, make_toolchain_dir
@@ -54,6 +55,7 @@ from era_kernels.storage.lost_database import damage_errors
 from era_kernels.stores import Stores, open_stores
 from era_kernels.toolchains.layout import hold_in_use
 from era_kernels.web.access import Access
+from era_kernels.web.answer_memory import AnswerMemory
 from era_kernels.web.base_handler import HandlerContext
 from era_kernels.web.port_hosts import PortHosts
 from era_kernels.web.routes import Services, make_application, make_storage_routes
@@ -226,6 +228,7 @@ async def _open_sessions(
             executions=executions,
             logs=logs,
             kernel_limiter=KernelLimiter(limits.max_kernels, default_max_programs()),
+            submission_memory=SubmissionMemory(settings.memory_in_work),
             service_limits=limits,
             limits=session_limits(settings),
             mounts=Mounts(settings.mounts, host),
@@ -329,6 +332,7 @@ def _handler_context(settings: Settings, metrics: Metrics, memory: MemoryInWork)
         settings.max_upload,
         metrics=metrics,
         memory=memory,
+        answer_memory=AnswerMemory(settings.memory_in_work // 2),
         port_hosts=None if domain is None else PortHosts(domain),
     )
 

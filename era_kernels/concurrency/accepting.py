@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 MAX_CONNECTIONS_EACH = 64  # of one socket among those that share a limit
-LIMITED_AT_ONCE = 8  # connections that such a socket accepts before others have their turn
+LIMITED_AT_ONCE = 2  # connections that such a socket accepts before others have their turn
 LIMITED_REST = 0.25  # seconds that such a socket rests, unless there is room before
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 
 GROUP_SIZE = 2  # turns that are given out in one round of the loop
 # For how many times as long as a group took the loop is left to others. What its tasks cause (the
 # next requests of the same clients) takes as long again or more: all of it gets a quarter or so.
+# It is the processor's time that counts: on a busy machine, a group may wait for it long.
 REST = 8
 
 
@@ -65,11 +67,11 @@ class Turns:
                 turn.set_result(None)
                 left -= 1
         # The tasks of the group are ahead of this call in the loop's next round.
-        loop.call_soon(self._end_group, loop.time())
+        loop.call_soon(self._end_group, time.thread_time())
 
     def _end_group(self, began_at: float) -> None:
         loop = asyncio.get_running_loop()
         if self._waiting:
-            loop.call_later(REST * (loop.time() - began_at), self._begin_group)
+            loop.call_later(REST * (time.thread_time() - began_at), self._begin_group)
         else:
             self._is_active = False

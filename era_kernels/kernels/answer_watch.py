@@ -11,6 +11,9 @@ from era_kernels.kernels.channel_connection import ChannelConnection
 from era_kernels.kernels.control_requests import ControlRequests
 
 ASK_INTERVAL = 0.45  # seconds between two questions, and from the start of a run to the first
+# Seconds for each character of the code before the first question: the kernel has to receive and
+# compile it, which takes a tenth of this, and runs no code of the program meanwhile.
+CODE_PATIENCE = 2e-6
 ANSWER_TIMEOUT = 30.0  # seconds; C code may keep the kernel from answering
 IDLE_ANSWERS = 3  # answers in a row that make a kernel one that owes the run's end
 
@@ -39,7 +42,8 @@ class AnswerWatch:
         self._received_before = iopub.received_bytes
         self._question: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()
-        self._timer = self._loop.call_later(ASK_INTERVAL, self._ask)
+        patience = ASK_INTERVAL + CODE_PATIENCE * len(run.request.code)
+        self._timer = self._loop.call_later(patience, self._ask)
         run.finished.add_done_callback(self._stop)
 
     def _stop(self, _: object) -> None:

@@ -26,6 +26,7 @@ from era_kernels.services.metrics import Metrics
 from era_kernels.services.mounts import Mounts
 from era_kernels.services.public_cutoff import PublicCutoff
 from era_kernels.services.session_logs import SessionLogs
+from era_kernels.services.submission_memory import SubmissionMemory
 from era_kernels.services.validation import ServiceLimits
 from era_kernels.storage.files import FileStore
 from era_kernels.storage.sessions import SessionStore
@@ -52,6 +53,7 @@ class ServiceContext:
     mounts: Mounts
     metrics: Metrics
     public_cutoff: PublicCutoff
+    submission_memory: SubmissionMemory = field(default_factory=SubmissionMemory)
     default_storage: StorageScope = ALL_STORAGE
     allow_hosts: HostPatterns | None = None  # that sessions may reach; None: all
     machines: dict[str, Machine] = field(default_factory=dict)  # that are open, by session

@@ -17,7 +17,11 @@ from weakref import WeakValueDictionary
 from era_kernels.concurrency.background import BackgroundTasks
 from era_kernels.errors import EraError, IdempotencyConflict
 from era_kernels.models import ErrorEvent, IdempotencyKey, LoggedEvent, Session, Submission
-from era_kernels.services.executions.live_execution import LiveExecution
+from era_kernels.services.executions.live_execution import (
+    LiveExecution,
+    WaitForMemory,
+    do_not_wait,
+)
 from era_kernels.services.executions.result import RunResult
 from era_kernels.services.executions.service import ExecutionService
 from era_kernels.services.sessions import SessionService
@@ -38,9 +42,11 @@ class FinishedExecution:
     async def remove_caller(self) -> None:
         """Does nothing: a finished execution cannot be abandoned."""
 
-    async def result(self) -> RunResult:
+    async def result(self, wait_for_memory: WaitForMemory = do_not_wait) -> RunResult:
         """Returns the result; raises again the domain error that kept the run from running."""
-        _, run_result = await self._executions.result(self._session, self.id)
+        _, run_result = await self._executions.result(
+            self._session, self.id, wait_for_memory=wait_for_memory
+        )
         error = None if run_result.error is None else _domain_error(run_result.error)
         if error is not None:
             raise error

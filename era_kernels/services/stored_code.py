@@ -54,6 +54,11 @@ class StoredCodeService:
         stored = await self._find(session_id)
         return None if stored is None else stored.code
 
+    async def has_code(self, session_id: str) -> bool:
+        """Returns whether code is stored, however large. Raises SessionNotFound."""
+        session = await self._sessions.session(session_id)
+        return await self._store.exists(session.directory)
+
     async def _find(self, session_id: str) -> StoredCode | None:
         session = await self._sessions.session(session_id)
         return await self._store.find(session.directory)

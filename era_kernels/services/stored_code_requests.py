@@ -50,33 +50,33 @@ class StoredCodeRequests:
         self._languages = languages
         self._lines: dict[str, _Line] = {}
 
-    async def find_code(self, session_id: str) -> str | None:
-        """Returns the code that answers requests: None when there is none, or nothing in it.
+    async def has_code(self, session_id: str) -> bool:
+        """Returns whether there is code that may answer requests. Raises SessionNotFound."""
+        return await self._codes.has_code(session_id)
 
-        Raises SessionNotFound.
-        """
-        code = await self._codes.find_text(session_id)
-        return code if code and code.strip() else None
-
-    async def run(
-        self, session_id: str, code: str, env: Mapping[str, str], base_url: str
-    ) -> RunResult:
+    async def run(self, session_id: str, env: Mapping[str, str], base_url: str) -> RunResult | None:
         """Runs the code with the variables of a request, and returns what it printed.
 
-        When the caller is cancelled the code goes on, until it ends or its time is over. Raises
-        NotSupported, QueueFull, and as `LiveSession.submit`.
+        Those that wait hold no code, which may be large. Returns None when there is nothing in the
+        code, or none any more. When the caller is cancelled the code goes on, until it ends or its
+        time is over. Raises NotSupported, QueueFull, and as `LiveSession.submit`.
         """
-        session = await self._sessions.session(session_id)
-        submission = ExecSubmission(
-            argv=await self._command(session),
-            code="the stored code, for a request",
-            env=env,
-            stdin=code,
-            base_url=base_url,
-            is_request=True,
-        )
         async with self._turn(session_id):
+            session = await self._sessions.session(session_id)
+            code = await self._codes.find_text(session_id)
+            if code is None or not code.strip():
+                return None
+            submission = ExecSubmission(
+                argv=await self._command(session),
+                code="the stored code, for a request",
+                env=env,
+                stdin=code,
+                base_url=base_url,
+                is_request=True,
+            )
+            del code
             execution = await self._sessions.submit(session_id, submission)
+            del submission
             return await execution.result()
 
     async def _command(self, session: Session) -> tuple[str, ...]:

@@ -48,6 +48,7 @@ class Database:
         self._readers = readers
         self._idle_readers = list(readers)
         self._threads = StorageThreads("reader", len(readers))
+        self._long_reads = asyncio.Semaphore(1)
 
     @classmethod
     async def open(
@@ -103,6 +104,14 @@ class Database:
     async def read(self, function: SqlFunction[T]) -> T:
         """Returns the function's result; it sees one state of the file. Raises StorageFailed."""
         return await self._threads.run(self._read, function)
+
+    async def read_long(self, function: SqlFunction[T]) -> T:
+        """Does the same for what may take long: one at a time, so that others have their threads.
+
+        A caller that is cancelled while it waits gives its place to the next.
+        """
+        async with self._long_reads:
+            return await self.read(function)
 
     async def check(self) -> None:
         """Raises StorageFailed if the file cannot be read or written, or was replaced."""

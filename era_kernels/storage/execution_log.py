@@ -262,7 +262,7 @@ class ExecutionStore:
         """
         await self._database.flush()
         page = executions_table.Page(limit, offset, newest_first, selected)
-        return await self._database.read(partial(executions_table.list_page, session_id, page))
+        return await self._database.read_long(partial(executions_table.list_page, session_id, page))
 
     async def open_log(self, directory: str, execution_id: str) -> LogReader:
         """Opens the log of a finished execution. Raises ExecutionNotFound, StorageFailed."""

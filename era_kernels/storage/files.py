@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from era_kernels.concurrency.single_flight import SingleFlights
 from era_kernels.errors import Conflict, EraError, FileNotFound, InvalidPath, SessionNotFound
 from era_kernels.safe_fs.openat import (
     open_beneath,
@@ -30,6 +31,7 @@ from era_kernels.storage.uploads import Upload
 from era_kernels.storage.workspace_data_file import FileStamp
 from era_kernels.storage.writing import write_all
 
+MEASURE_THREADS = 2  # threads that walk through whole workspaces
 THREADS = 4  # threads for quick work, and as many for uploads, which wait for the disk
 MAX_SYNCED_DIRECTORIES = 16  # directories above which syncing the file system is faster
 MAX_NAME_BYTES, MAX_PATH_BYTES = 255, 4095  # limits of Linux: see pathname(7), NAME_MAX
@@ -90,6 +92,10 @@ class FileStore:
         self._incoming = incoming
         self._threads = StorageThreads("file", THREADS)
         self._uploads = StorageThreads("upload", THREADS)
+        self._measuring = StorageThreads("measure", MEASURE_THREADS)
+        self._measurements = SingleFlights[str, int](
+            lambda directory: self._measuring.run(self._used_bytes, directory)
+        )
 
     async def remove_unfinished(self) -> None:
         """Removes, after a start, uploads that a former server did not finish."""
@@ -111,8 +117,11 @@ class FileStore:
         return await self._threads.run(self._find, directory, path)
 
     async def used_bytes(self, directory: str) -> int:
-        """Adds up the bytes of all files in a workspace, also of hidden files; may take long."""
-        return await self._uploads.run(self._used_bytes, directory)
+        """Adds up the bytes of all files in a workspace, also of hidden files; may take long.
+
+        This is done once for all who ask meanwhile.
+        """
+        return await self._measurements.run_fresh(directory)
 
     async def create_upload(self) -> Upload:
         """Creates an upload. Raises InsufficientStorage, StorageFailed."""
@@ -159,7 +168,7 @@ class FileStore:
 
     async def aclose(self) -> None:
         """Finishes all work that was begun; a second call is fine."""
-        for threads in (self._threads, self._uploads):
+        for threads in (self._threads, self._uploads, self._measuring):
             await asyncio.to_thread(threads.close)
 
     def _new_temporary(self) -> Path:

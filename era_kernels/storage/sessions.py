@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from functools import partial
 from typing import Any
 
 from era_kernels.errors import SessionExists, SessionNotFound
+from era_kernels.json_incremental import EncodedJson
 from era_kernels.models import HostPatterns, JsonObject, Limits, Session, StorageScope
 from era_kernels.storage import pending_removals, stored_code
 from era_kernels.storage.database import Database
@@ -23,11 +24,16 @@ _ALL_COLUMNS = ", ".join(COLUMNS)
 # `data` may have a megabyte per session, and lists leave it out.
 _LIST_COLUMNS = ", ".join("NULL AS data" if name == "data" else name for name in COLUMNS)
 _NO_LABELS: Mapping[str, str] = {}
-_HAS_LABEL = """EXISTS (
-    SELECT 1 FROM json_each(sessions.metadata) AS label WHERE label.key = ? AND
-    CASE WHEN label.type IN ('true', 'false', 'null') THEN label.type
-    ELSE CAST(label.value AS TEXT) END = ?
-)"""
+# All labels are compared in one walk through the metadata, which may have a megabyte.
+_HAS_LABELS = """(
+    SELECT count(*) FROM json_each(sessions.metadata) AS label WHERE (
+        label.key,
+        CASE WHEN label.type IN ('true', 'false', 'null') THEN label.type
+        ELSE CAST(label.value AS TEXT) END
+    ) IN (VALUES {values})
+) = {count}"""
+# Of more characters, the metadata of a list stay as their JSON, which answers take as it is.
+_LONG_METADATA = 64 * 1024
 
 # For JSON that was written here; takes a third of the time of json.loads.
 _raw_decode = json.JSONDecoder().raw_decode
@@ -99,6 +105,7 @@ _FROM_COLUMN: dict[str, Callable[[Any], Any]] = {
 }
 
 
+_METADATA = COLUMNS.index("metadata")
 _CONVERSIONS = tuple((COLUMNS.index(name), convert) for name, convert in _FROM_COLUMN.items())
 
 
@@ -149,13 +156,13 @@ class SessionStore:
         which those that are no text are compared as JSON writes them.
 
         Each session is made from its row when it is iterated: ten thousand at once would hold up
-        the event loop.
+        the event loop. Long metadata are an EncodedJson.
         """
         await self._database.flush()
-        rows, total = await self._database.read(
+        rows, total = await self._database.read_long(
             partial(_list, limit, offset, _where(language, prefix, metadata))
         )
-        return map(_from_row, rows), total
+        return map(_from_listed_row, rows), total
 
     async def update(self, session: Session, **changes: object) -> None:
         """Changes fields of that very session, durably. Raises SessionNotFound if deleted."""
@@ -191,6 +198,14 @@ def _from_row(row: tuple[Any, ...]) -> Session:
     for index, convert in _CONVERSIONS:
         values[index] = convert(values[index])
     return Session(*values)
+
+
+def _from_listed_row(row: tuple[Any, ...]) -> Session:
+    text = row[_METADATA]
+    if text is None or len(text) <= _LONG_METADATA:
+        return _from_row(row)
+    encoded: Any = EncodedJson([text.encode()])
+    return replace(_from_row((*row[:_METADATA], None, *row[_METADATA + 1 :])), metadata=encoded)
 
 
 # ---------------------------------------------------------------- in the database's threads
@@ -229,7 +244,10 @@ def _where(
         end = prefix_end(prefix)
         if end is not None:
             conditions.append(("id < ?", (end,)))
-    conditions.extend((_HAS_LABEL, label) for label in metadata.items())
+    if metadata:
+        values = ", ".join(["(?, ?)"] * len(metadata))
+        labels = tuple(text for label in metadata.items() for text in label)
+        conditions.append((_HAS_LABELS.format(values=values, count=len(metadata)), labels))
     if not conditions:
         return "", ()
     texts = " AND ".join(text for text, _ in conditions)

@@ -50,6 +50,10 @@ class CodeStore:
         """Returns the code of the session in that directory, or None."""
         return await self._database.read(partial(_find, directory))
 
+    async def exists(self, directory: str) -> bool:
+        """Returns whether the session in that directory has code; it is not read."""
+        return await self._database.read(partial(_exists, directory))
+
 
 # ---------------------------------------------------------------- in the database's threads
 
@@ -89,6 +93,11 @@ def _find(directory: str, connection: sqlite3.Connection) -> StoredCode | None:
     updated_at = time_from_text(row[2])
     assert updated_at is not None
     return StoredCode(row[0], row[1], updated_at)
+
+
+def _exists(directory: str, connection: sqlite3.Connection) -> bool:
+    found = connection.execute("SELECT 1 FROM codes WHERE directory = ?", (directory,))
+    return found.fetchone() is not None
 
 
 def insert(directory: str, stored: StoredCode, connection: sqlite3.Connection) -> None:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from era_kernels.concurrency.single_flight import SingleFlight
+from era_kernels.concurrency.single_flight import SingleFlights
 from era_kernels.concurrency.waiting import ends_within
 from era_kernels.errors import StorageFailed
 from era_kernels.models import NO_FILES_CHANGED, FilesChanged, JsonObject, SessionPaths
@@ -91,7 +91,10 @@ class Workspaces:
         self._copy_threads = StorageThreads("copy", COPY_THREADS)
         self.unfinished = UnfinishedDirectories(sessions, self._run_threads)
         self._trash = Trash()
-        self._scans: dict[str, SingleFlight[FileListing]] = {}  # those under way, by directory
+        # Of files, by directory.
+        self._scans = SingleFlights[str, FileListing](
+            lambda directory: self._tree_threads.run(self._scan, directory)
+        )
 
     def session_paths(self, directory: str) -> SessionPaths:
         """Returns the paths that a session's code uses."""
@@ -137,13 +140,7 @@ class Workspaces:
 
     async def scan(self, directory: str) -> FileListing:
         """Lists the user's files, once for all who ask meanwhile. Raises StorageFailed."""
-        work = partial(self._tree_threads.run, self._scan, directory)
-        scan = self._scans.setdefault(directory, SingleFlight(work))
-        try:
-            return await scan.run_fresh()
-        finally:
-            if scan.is_idle:
-                self._scans.pop(directory, None)
+        return await self._scans.run_fresh(directory)
 
     async def clear_files(self, directory: str) -> None:
         """Drops the files of a session that is not persistent; executions and packages stay.
@@ -160,7 +157,7 @@ class Workspaces:
         without anything in it. Files that cannot be removed are logged.
         Raises StorageFailed.
         """
-        self._scans.pop(directory, None)  # one for which nobody waits any more
+        self._scans.forget(directory)  # one for which nobody waits any more
         await self._remove_trash(await self._run_threads.run(self._move_to_trash, directory))
         if is_kept:
             await self._run_threads.run(self.unfinished.create, directory, SUBDIRECTORIES)

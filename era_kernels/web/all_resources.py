@@ -104,7 +104,7 @@ class ResourcesHandler(BaseHandler):
         found, total = await self.resources.list_items(wanted, query.limit, query.offset)
         listed, count = await json_codec.dumps_array(map(_response, found))
         has_more = b"true" if query.offset + count < total else b"false"
-        self.finish(
+        await self.finish_encoded(
             b'{"resources":%b,"total":%d,"offset":%d,"limit":%d,"has_more":%b}'
             % (listed, total, query.offset, query.limit, has_more)
         )

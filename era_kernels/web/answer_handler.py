@@ -1,18 +1,25 @@
-"""Answers in JSON: the headers that all answers have, warnings, and the shape of errors."""
+"""Answers in JSON: the headers that all answers have, warnings, and the shape of errors.
+
+A large answer waits until there is memory for it, and is sent as fast as the client reads.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from itertools import islice
-from typing import Any, ClassVar
-
-from tornado.web import RequestHandler
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from era_kernels import json_codec
 from era_kernels.errors import EraError
 from era_kernels.models import JsonObject
-from era_kernels.web import headers, unknown_fields
+from era_kernels.web import answer_memory, headers, unknown_fields
+from era_kernels.web.client_handler import ClientDisconnected, ClientHandler
+from era_kernels.web.connection_limit import client_of
+
+if TYPE_CHECKING:
+    from era_kernels.web.context import HandlerContext
 
 SERVER = "era-kernels"
 WARNINGS_HEADER = "X-Warnings"
@@ -27,13 +34,17 @@ _DEFAULT_HEADERS = {
 }
 
 
-class AnswerHandler(RequestHandler):
+class AnswerHandler(ClientHandler):
     """Writes answers; what a request held that nobody knows is named in each of them."""
 
+    context: HandlerContext
     # False where the object is of a form of its own: then only the header holds warnings.
     shows_warnings_in_body: ClassVar[bool] = True
 
-    def _begin_answer(self) -> None:
+    def _begin_answer(self, context: HandlerContext) -> None:
+        self.context = context
+        self._begin_watching()
+        self._memory_share = context.answer_memory.open(self.abort_connection)
         self._sticky_headers: dict[str, str] = {}
         self._warnings: list[str] = []
         self.logged_path = self.request.path
@@ -69,15 +80,56 @@ class AnswerHandler(RequestHandler):
     async def finish_json(
         self, value: Mapping[str, Any], status: int = 200, *, size: int = 0
     ) -> None:
-        """Finishes with a JSON object; `size` is about how many bytes the JSON will take."""
-        *pieces, last = await json_codec.dump_pieces(value, size)
+        """Finishes with a JSON object; `size` is about how many bytes the JSON will take.
+
+        Raises ClientDisconnected.
+        """
+        await self.wait_for_memory(size)
+        pieces = await json_codec.dump_pieces(value, size)
+        del value
         self.set_status(status)
-        for piece in pieces:  # Tornado joins them, which is the only copy
-            self.write(piece)
-        self.finish(last)
+        await self._finish_in_pieces(pieces)
+
+    async def finish_encoded(self, data: bytes) -> None:
+        """Finishes with a JSON object that is encoded. Raises ClientDisconnected."""
+        await self.wait_for_memory(len(data))
+        await self._finish_in_pieces([data])
+
+    async def wait_for_memory(self, size: int) -> None:
+        """Waits until there is memory for an answer of about `size` bytes, if that is large.
+
+        Who knows the size before the answer is there calls this first. Raises ClientDisconnected.
+        """
+        if size > answer_memory.LARGE_BYTES:
+            await self.while_connected(self._memory_share.take(size, self._owner()))
+
+    async def _finish_in_pieces(self, pieces: list[bytes]) -> None:
+        *first, last = pieces
+        if not self._memory_share.size or self.request.method == "HEAD":
+            for piece in first:  # Tornado joins them, which is the only copy
+                self.write(piece)
+            self.finish(last)
+            return
+        self._warn_at_last()
+        pieces[-1:] = last[:-1], self.json_end()
+        self.set_header("Content-Length", sum(map(len, pieces)))
+        self._memory_share.begin_sending()
+        with suppress(ClientDisconnected):
+            for data in answer_memory.in_slices(pieces):
+                await self.send(data)
+                self._memory_share.sent(len(data))
+
+    def _owner(self) -> object:
+        """Returns in whose name the answer takes memory: the session's, where one is known."""
+        return client_of(self.request).owner or self.request.path.split("/", 4)[:4][-1]
+
+    def _warn_at_last(self) -> None:
+        """Adds warnings that only the end of a request shows; here there are none."""
 
     def finish(self, chunk: str | bytes | JsonObject | None = None) -> asyncio.Future[None]:
         """Finishes with a whole body; that of a JSON object gets its warnings and a newline."""
+        if not self._headers_written:
+            self._warn_at_last()
         is_json = self._headers.get("Content-Type", "").startswith(_JSON_TYPE)
         if is_json and isinstance(chunk, bytes) and chunk.endswith(b"}"):
             end = self.json_end()

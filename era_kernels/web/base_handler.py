@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import sys
 from collections.abc import Awaitable, Mapping
@@ -15,7 +14,6 @@ from tornado.iostream import StreamClosedError
 from tornado.web import HTTPError, stream_request_body
 
 from era_kernels import json_codec
-from era_kernels.concurrency.background import cancel_and_wait
 from era_kernels.errors import (
     EraError,
     InvalidRequest,
@@ -25,11 +23,12 @@ from era_kernels.errors import (
     Unauthorized,
 )
 from era_kernels.json_codec import in_thread_if_large
-from era_kernels.models import SERVER_VARIABLES, JsonObject
+from era_kernels.models import SERVER_VARIABLES
 from era_kernels.web import base_request_models, headers, unknown_fields
 from era_kernels.web.access import Caller
 from era_kernels.web.answer_handler import AnswerHandler, error_response
 from era_kernels.web.bodies import Body
+from era_kernels.web.client_handler import ClientDisconnected as ClientDisconnected
 from era_kernels.web.connection_limit import client_of
 from era_kernels.web.context import HandlerContext as HandlerContext
 from era_kernels.web.operations import Media, Operation
@@ -46,10 +45,6 @@ M = TypeVar("M", bound=BaseModel)
 T = TypeVar("T")
 
 
-class ClientDisconnected(Exception):
-    """The client closed its connection before the whole answer was sent."""
-
-
 @stream_request_body
 class BaseHandler(AnswerHandler):
     """Refuses or admits a request by its headers, collects its body, and answers in JSON.
@@ -59,16 +54,13 @@ class BaseHandler(AnswerHandler):
 
     operations: ClassVar[Mapping[str, Operation]] = {}
     honoured_headers: ClassVar[frozenset[str]] = frozenset()  # beside those of the operation
-    context: HandlerContext
 
     # ------------------------------------------------------------ Tornado's life cycle
 
     def initialize(self, context: HandlerContext, *args: Any, **kwargs: Any) -> None:
         """Begins a request; a subclass names what else it takes in place of the last two."""
-        self._begin_answer()
-        self.context = context
+        self._begin_answer(context)
         context.active_handlers.add(self)
-        self.disconnected: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.body = b""
         self._body = Body(context.memory, self.abort_connection)
         self.received_bytes = 0
@@ -105,18 +97,21 @@ class BaseHandler(AnswerHandler):
     def on_finish(self) -> None:
         self._session_touch.close()
         self.context.active_handlers.discard(self)
-        self._drop_body()
+        self._release_memory()
 
     def on_connection_close(self) -> None:
-        super().on_connection_close()
         self._session_touch.close()
-        self._drop_body()
+        self._release_memory()
         self.context.active_handlers.discard(self)
-        if not self.disconnected.done():
-            self.disconnected.set_result(None)
+        super().on_connection_close()
+
+    def _release_memory(self) -> None:
+        """Lets go of body and answer: Tornado refers to this object in circles, and keeps it."""
+        self._drop_body()
+        self._memory_share.close()
 
     def _drop_body(self) -> None:
-        """Lets go of the body: Tornado's objects refer to this one in circles, and keep it."""
+        """Lets go of the body, which counts no more: its kernel's output may need the memory."""
         self.body = b""
         self._body.close()
 
@@ -128,11 +123,6 @@ class BaseHandler(AnswerHandler):
         self.set_header("Allow", self.allowed_methods())
         if "Access-Control-Allow-Origin" in self._sticky_headers:
             self.set_header("Access-Control-Allow-Methods", self.allowed_methods())
-
-    def finish(self, chunk: str | bytes | JsonObject | None = None) -> asyncio.Future[None]:
-        if not self._headers_written:
-            self._warn_of_unread_body()
-        return super().finish(chunk)
 
     # ------------------------------------------------------------ admission
 
@@ -238,7 +228,7 @@ class BaseHandler(AnswerHandler):
             method = str(self.request.method)
             self.warn(headers.ignored(method, self.request.headers, honoured))
 
-    def _warn_of_unread_body(self) -> None:
+    def _warn_at_last(self) -> None:
         """Warns of the fields of a small body that no method has read: most take none at all."""
         operation = self._operation
         if not self._body.size or self.received_bytes > MAX_UNREAD_BODY or operation is None:
@@ -269,10 +259,6 @@ class BaseHandler(AnswerHandler):
         if self._rejection is not None and not self._finished:
             self._close_after_response()
             self.finish_with_error(self._rejection)
-
-    def abort_connection(self) -> None:
-        """Closes the connection without an answer."""
-        self.request.connection.stream.close()  # type: ignore[union-attr]
 
     def _close_after_response(self) -> None:
         """Announces that the rest of the body is not read; Tornado closes the connection then."""
@@ -306,39 +292,6 @@ class BaseHandler(AnswerHandler):
     def read_query(self, model: type[M]) -> M:
         """Returns the query string as `model`. Raises InvalidRequest."""
         return base_request_models.parse_query(model, self.request.query_arguments)
-
-    async def send(self, data: bytes) -> None:
-        """Sends a part of an answer; returns when the client took it. Raises ClientDisconnected."""
-        self.write(data)
-        sent = self.flush()
-        # Tornado forgets this future when the connection closes, but not `disconnected`.
-        await self.wait(sent)
-        if sent.exception() is not None or self.disconnected.done():
-            raise ClientDisconnected
-
-    async def wait(self, future: asyncio.Future[T], timeout: float | None = None) -> bool:
-        """Waits for `future`, at most `timeout` seconds; returns whether it is done.
-
-        Raises ClientDisconnected when the client leaves before.
-        """
-        if not future.done():
-            awaited: set[asyncio.Future[Any]] = {future, self.disconnected}
-            await asyncio.wait(awaited, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-        if self.disconnected.done() and not future.done():
-            raise ClientDisconnected
-        return future.done()
-
-    async def while_connected(self, work: Awaitable[T]) -> T:
-        """Returns the result of `work`.
-
-        When the client leaves, cancels `work` and raises ClientDisconnected.
-        """
-        task = asyncio.ensure_future(work)
-        try:
-            await self.wait(task)
-            return task.result()
-        finally:
-            await cancel_and_wait(task)
 
     # ------------------------------------------------------------ errors
 

@@ -13,6 +13,7 @@ from era_kernels.concurrency.memory_in_work import MemoryInWork
 from era_kernels.concurrency.turns import Turns
 from era_kernels.services.metrics import Metrics
 from era_kernels.web.access import Access
+from era_kernels.web.answer_memory import AnswerMemory
 from era_kernels.web.port_hosts import PortHosts
 
 
@@ -39,6 +40,7 @@ class HandlerContext:
     proxy_turns: Turns = field(default_factory=Turns)  # whose members serve what sessions serve
     chunk_turns: Turns = field(default_factory=Turns)  # of bodies that come in small chunks
     memory: MemoryInWork = field(default_factory=MemoryInWork)
+    answer_memory: AnswerMemory = field(default_factory=AnswerMemory)
     in_work: Callable[[Any], AbstractContextManager[object]] = nullcontext
     port_hosts: PortHosts | None = None  # where ports of sessions have hosts of their own
     # Bodies beyond `max_body` that may be in memory at once.

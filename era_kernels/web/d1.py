@@ -220,7 +220,7 @@ class D1QueryHandler(D1Handler):
                 raise ClientDisconnected from None
             raise
         await wait_for_turn(self)
-        self.finish(encode_answer(result, with_results=True))
+        await self.finish_encoded(encode_answer(result, with_results=True))
 
 
 class D1ExecHandler(D1Handler):
@@ -240,7 +240,7 @@ class D1ExecHandler(D1Handler):
         body = await self.read_body(SqlStatement)
         result = await self.d1.execute(namespace, body.to_statement(), size=len(self.body))
         await wait_for_turn(self)
-        self.finish(encode_answer(result, with_results=False))
+        await self.finish_encoded(encode_answer(result, with_results=False))
 
 
 class D1BatchHandler(D1Handler):
@@ -260,4 +260,4 @@ class D1BatchHandler(D1Handler):
         statements = [statement.to_statement() for statement in body.root]
         results = await self.d1.batch(namespace, statements, size=len(self.body))
         await wait_for_turn(self)
-        self.finish(encode_batch(results))
+        await self.finish_encoded(encode_batch(results))

@@ -138,6 +138,7 @@ class ExecHandlerBase(BaseHandler):
             cwd=body.cwd,
         )
         execution = await self.sessions.submit(session_id, submission)
+        self._drop_body()
         self.set_sticky_header("X-Execution-Id", execution.id)
         return execution
 

@@ -80,6 +80,7 @@ class ExecuteHandler(BaseHandler):
 
     async def _run(self, language: str, submission: Submission) -> RunResult:
         execution = await self.sessions.execute(language, submission)
+        self._drop_body()
         execution.add_caller()
         try:
             return await self.while_connected(execution.result())

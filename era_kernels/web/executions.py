@@ -138,12 +138,14 @@ class ExecutionsHandler(ExecutionHandlerBase):
     async def get(self, session_id: str) -> None:
         query = self.read_query(ExecutionsQuery)
         await self.sessions.session(session_id)
-        found, total = await self.executions.list_executions(
-            session_id,
-            query.limit,
-            query.offset,
-            newest_first=query.order == "desc",
-            status=None if query.status is None else ExecutionStatus(query.status),
+        found, total = await self.while_connected(
+            self.executions.list_executions(
+                session_id,
+                query.limit,
+                query.offset,
+                newest_first=query.order == "desc",
+                status=None if query.status is None else ExecutionStatus(query.status),
+            )
         )
         listed = [execution_summary(execution) for execution in found]
         size = _LARGE_LIST_BYTES if len(listed) > LARGE_LIST else 0
@@ -163,7 +165,7 @@ class ExecutionHandler(ExecutionHandlerBase):
         wait = self.read_query(ExecutionQuery).wait
         session = await self.sessions.session(session_id)
         execution, result = await self.while_connected(
-            self.executions.result(session, execution_id, wait)
+            self.executions.result(session, execution_id, wait, self.wait_for_memory)
         )
         out = {**run_response(result), **_status(execution), "code": execution.code}
         await self.finish_json(out, size=estimated_size(result) + len(execution.code))

@@ -76,7 +76,7 @@ class ProxyHandler(BaseHandler):
         super().initialize(context)
         self._proxies = proxies
         self._code_requests = code_requests
-        self._code: str | None = None  # that answers, where nothing listens
+        self._is_for_code = False  # the stored code answers: nothing listens
         self._upstream: Upstream | None = None
         self._relay_task: asyncio.Task[None] | None = None
         self._failure: Exception | None = None  # of the relay, where no answer has begun
@@ -102,7 +102,7 @@ class ProxyHandler(BaseHandler):
 
     @property
     def max_body(self) -> int:
-        return ANY_SIZE if self._code is None else stored_code_exchange.MAX_BODY
+        return stored_code_exchange.MAX_BODY if self._is_for_code else ANY_SIZE
 
     def allowed_methods(self) -> str:
         return ", ".join(METHODS)
@@ -178,7 +178,8 @@ class ProxyHandler(BaseHandler):
         port, may_enter = self._place.port, self._may_enter
         connection = await self._proxies.dial(self._session_id, port, has_token=may_enter)
         if connection is None:
-            self._code = await self._find_code()
+            await self._check_code()
+            self._is_for_code = True
         else:
             self._upstream = Upstream(connection)
 
@@ -186,20 +187,21 @@ class ProxyHandler(BaseHandler):
         """Returns the id of the session. Raises SessionNotFound."""
         return self._session_id
 
-    async def _find_code(self) -> str:
-        """Returns the stored code. Raises NothingListening, TooLarge."""
-        code = await self._code_requests.find_code(self._session_id)
-        if code is None:
-            raise NothingListening(
-                f"Nothing listens on port {self._place.port} of this session, and it has no "
-                "stored code.",
-                hint="Its code must serve on 127.0.0.1; GET …/ports lists what listens.",
-            )
+    async def _check_code(self) -> None:
+        """Checks that stored code may answer. Raises NothingListening, TooLarge."""
+        if not await self._code_requests.has_code(self._session_id):
+            raise self._nothing_listening()
         if headers.parse_content_length(self.request.headers) > stored_code_exchange.MAX_BODY:
             raise TooLarge(
                 f"Stored code takes bodies of at most {stored_code_exchange.MAX_BODY} bytes."
             )
-        return code
+
+    def _nothing_listening(self) -> NothingListening:
+        return NothingListening(
+            f"Nothing listens on port {self._place.port} of this session, and it has no "
+            "stored code.",
+            hint="Its code must serve on 127.0.0.1; GET …/ports lists what listens.",
+        )
 
     async def _send_head(self, upstream: Upstream) -> None:
         if headers.has_body(self.request.headers):
@@ -236,8 +238,8 @@ class ProxyHandler(BaseHandler):
         if self._redirection is not None:
             self.redirect_to(self._redirection, 308)
             return
-        if self._code is not None:
-            await self._answer_by_code(self._code)
+        if self._is_for_code:
+            await self._answer_by_code()
             return
         assert self._upstream is not None and self._relay_task is not None
         if self._idle_timer is not None:
@@ -258,13 +260,15 @@ class ProxyHandler(BaseHandler):
         self.set_header("Location", path + forwarding.query_of(self.request))
         self.finish()
 
-    async def _answer_by_code(self, code: str) -> None:
+    async def _answer_by_code(self) -> None:
         """Runs the stored code, and answers with what it prints."""
         env = stored_code_exchange.request_env(
             self.request, self._place, self._request_headers(), self._body.take()
         )
         base_url = self.context.access.base_url(self.request)
-        result = await self._code_requests.run(self._session_id, code, env, base_url)
+        result = await self._code_requests.run(self._session_id, env, base_url)
+        if result is None:
+            raise self._nothing_listening()
         self.set_sticky_header("X-Execution-Id", result.execution_id)
         status, given, body = await stored_code_exchange.parse_answer(result, self._place)
         self._set_head(status, "", given)

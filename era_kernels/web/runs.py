@@ -196,6 +196,7 @@ class RunHandlerBase(BaseHandler):
             ) or await self.idempotent_runs.submit(
                 session_id, await self._to_submission(session_id, body, env), key, canonical
             )
+        self._drop_body()
         self.set_sticky_header("X-Execution-Id", execution.id)
         return execution
 
@@ -261,7 +262,7 @@ class RunHandler(RunHandlerBase):
     async def _finish_at_end(self, execution: LiveExecution | FinishedExecution) -> None:
         execution.add_caller()
         try:
-            result = await self.while_connected(execution.result())
+            result = await self.while_connected(execution.result(self.wait_for_memory))
         except ClientDisconnected:
             await execution.remove_caller()
             raise

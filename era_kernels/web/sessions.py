@@ -200,15 +200,17 @@ class SessionsHandler(BaseHandler):
 
     async def get(self) -> None:
         query = self.read_query(SessionsQuery)
-        views, total = await self.sessions.list_sessions(
-            query.limit,
-            query.offset,
-            query.language,
-            prefix=query.prefix,
-            metadata=query.metadata,
+        views, total = await self.while_connected(
+            self.sessions.list_sessions(
+                query.limit,
+                query.offset,
+                query.language,
+                prefix=query.prefix,
+                metadata=query.metadata,
+            )
         )
         listed, count = await json_codec.dumps_array(map(session_summary, views))
-        self.finish(b'{"sessions":%b,"count":%d,"total":%d}' % (listed, count, total))
+        await self.finish_encoded(b'{"sessions":%b,"count":%d,"total":%d}' % (listed, count, total))
 
     async def post(self) -> None:
         body = await self.read_body(CreateSession)

@@ -180,6 +180,9 @@ class SessionStream(StrictIOStream):
         head = await super().read_until_regex(regex, max_bytes)
         self._awaits_head, self._min_idle = False, MIN_IDLE
         self._turn = await self.session.take_turn()
+        # One that is refused is answered within this round of the loop, and would give its turn on
+        # within it, too: all connections of the session would have theirs before anybody else.
+        await asyncio.sleep(0)
         if self.closed():
             self.end_turn()
             raise StreamClosedError

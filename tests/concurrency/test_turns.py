@@ -77,17 +77,32 @@ async def test_owners_take_turns() -> None:
 
 
 async def test_the_loop_is_left_to_others() -> None:
-    """After a group, the loop is free for some times as long as the group took."""
+    """After a group, the loop is free for some times as long as it took of the processor."""
     turns, ends = Turns(2), []
 
     async def task() -> None:
         await wait(turns, is_alone=False)
-        time.sleep(0.01)
+        until = time.thread_time() + 0.01
+        while time.thread_time() < until:
+            pass
         ends.append(time.monotonic())
 
     await asyncio.gather(*(task() for _ in range(6)))
     for first in (2, 4):
         assert ends[first] - ends[first - 1] > 0.01 + 0.02 * REST - 0.005
+
+
+async def test_waiting_is_not_counted() -> None:
+    """While the machine is busy a group may stand still: the loop is not free for longer then."""
+    turns = Turns(2)
+
+    async def task() -> None:
+        await wait(turns, is_alone=False)
+        time.sleep(0.05)
+
+    began = time.monotonic()
+    await asyncio.gather(*(task() for _ in range(6)))
+    assert time.monotonic() - began < 6 * 0.05 + 0.05 * REST
 
 
 async def test_caution() -> None:

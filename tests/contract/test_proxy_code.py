@@ -55,6 +55,27 @@ def test_nothing_in_it(client: Client, session: SessionClient, code: str) -> Non
     check_error(client.http.get(store(session, code)), 502, "NOTHING_LISTENING")
 
 
+def test_waiting_requests_hold_no_code(client: Client, session: SessionClient) -> None:
+    """However large the code is, a request that waits holds none of it; each runs the newest."""
+    place = store(session, "import time\ntime.sleep(3)\nprint('old')\n" + "#" * 16_000_000)
+    answers: list[str] = []
+
+    def ask() -> None:
+        with httpx.Client(base_url=client.http.base_url, timeout=60) as http:
+            answers.append(http.get(place).text)
+
+    asking = [threading.Thread(target=ask) for _ in range(6)]
+    asking[0].start()
+    time.sleep(1)
+    for one in asking[1:]:
+        one.start()
+    time.sleep(0.5)
+    store(session, "print('new')")
+    for one in asking:
+        one.join()
+    assert answers == ["old\n"] + ["new\n"] * 5
+
+
 def test_answers(client: Client, session: SessionClient) -> None:
     """What the code prints is the answer; what it says of the status and the type is followed."""
     answer = client.http.get(

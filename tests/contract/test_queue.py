@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import httpx
 import pytest
 
 from tests.client import Client, SessionClient
@@ -115,3 +116,29 @@ def test_deleted_with_a_full_queue(client: Client) -> None:
         thread.join()
     assert answers == [404] * 10
     assert time.monotonic() - began < 5
+
+
+def test_large_runs_share_memory(start: Start) -> None:
+    """What waits holds its code: past the bound a run is refused, and a small one is not."""
+    client = start("--memory-in-work", "16M")
+    session, other, third = (client.session("python") for _ in range(3))
+
+    def submit(to: SessionClient, code: str) -> httpx.Response:
+        return to.http.post(f"{to.path}/run", json={"code": code, "background": True})
+
+    large = "#" * 5_000_000
+    assert submit(session, SLEEPING_CODE).status_code == 202
+    wait_for_file(session)
+    assert submit(session, large).status_code == 202
+    refused = submit(session, large)
+    check_error(refused, 429, "QUEUE_FULL")
+    assert int(refused.headers["Retry-After"]) > 0
+    command = {"command": "cat", "stdin": large}
+    check_error(session.http.post(f"{session.path}/exec", json=command), 429, "QUEUE_FULL")
+    assert submit(session, "print(1)").status_code == 202
+    check(other.run(large), exit_code=0)
+    assert submit(other, f"{SLEEPING_CODE}\n{large}").status_code == 202
+    check_error(submit(third, large + large), 503, "CAPACITY")
+    session.delete()
+    other.delete()
+    check(third.run(large + large), exit_code=0)

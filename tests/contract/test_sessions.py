@@ -152,6 +152,16 @@ def test_too_big(client: Client, session: SessionClient, name: str) -> None:
     assert session.get()[name] == fits
 
 
+def test_long_metadata_in_lists(client: Client, session: SessionClient) -> None:
+    """Lists show them as the session does, whatever their text is."""
+    metadata = {"a": ["é\U0001f600\x00\u2028", 1e300, 12345678901234567890] * 9000, "b": {}}
+    session.http.patch(session.path, content=json.dumps({"metadata": metadata})).raise_for_status()
+    listed = client.http.get("/api/sessions", params={"prefix": session.id}).json()["sessions"]
+    assert listed[0]["metadata"] == session.get()["metadata"] == metadata
+    query = {"prefix": session.id, "metadata.b": "{}"}
+    assert client.http.get("/api/sessions", params=query).json()["count"] == 1
+
+
 # ---------------------------------------------------------------- list, show
 
 

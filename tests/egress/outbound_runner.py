@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -92,8 +93,12 @@ def open_session(client: Client, **more: Any) -> SessionClient:
 
 def find_pasta(server_pid: int) -> list[psutil.Process]:
     """Returns the processes of pasta that a server's zygote has started."""
-    below = psutil.Process(server_pid).children(recursive=True)
-    return [one for one in below if "passt" in one.name() or "pasta" in one.name()]
+    found = []
+    for one in psutil.Process(server_pid).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # it has ended meanwhile
+            if "passt" in one.name() or "pasta" in one.name():
+                found.append(one)
+    return found
 
 
 def walls_of(pasta: psutil.Process) -> Results:

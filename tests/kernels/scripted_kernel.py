@@ -163,11 +163,13 @@ class KernelHarness:
         self.late_output: list[Output] = []
         kernel.on_late_output = self.late_output.extend
 
-    async def run(self, timeout: float = 30.0, number: int = 1) -> list[Output | ExecutionEnd]:
+    async def run(
+        self, timeout: float = 30.0, number: int = 1, code: str = "code"
+    ) -> list[Output | ExecutionEnd]:
         """Returns all items that one run yields."""
         return [
             item
-            async for batch in self.kernel.execute(make_request(timeout, number))
+            async for batch in self.kernel.execute(make_request(timeout, number, code))
             for item in batch
         ]
 
@@ -175,8 +177,8 @@ class KernelHarness:
 OpenHarness = Callable[..., AbstractAsyncContextManager[KernelHarness]]  # takes a script
 
 
-def make_request(timeout: float = 30.0, number: int = 1) -> KernelRequest:
-    return KernelRequest("code", {"NAME": "value"}, timeout, number)
+def make_request(timeout: float = 30.0, number: int = 1, code: str = "code") -> KernelRequest:
+    return KernelRequest(code, {"NAME": "value"}, timeout, number)
 
 
 async def connect_port(port: int) -> sockets.socket:

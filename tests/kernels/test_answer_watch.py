@@ -306,3 +306,13 @@ async def test_abandoned_run_is_watched(tmp_path: Path) -> None:
         harness.scripted.on_control = Answers(IDLE)
         assert await harness.run(number=2) == [OWED]
         assert len(harness.scripted.requests) == 1
+
+
+async def test_long_code_takes_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel that receives and compiles long code is asked later: nothing of it runs yet."""
+    monkeypatch.setattr(answer_watch, "CODE_PATIENCE", 1e-5)
+    async with open_harness(tmp_path, say_nothing, LONG_TIMEOUTS) as harness:
+        harness.scripted.on_control = answers = Answers(IDLE)
+        began = time.monotonic()
+        assert await harness.run(code="#" * 100_000) == [OWED]
+        assert answers.asked_at[0] - began >= 1

@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -202,6 +203,28 @@ async def test_used_bytes(files: FileStore) -> None:
     await put(files, "f", b"123")
     await put(files, "node_modules/deep/m", b"12345")
     assert await files.used_bytes(DIRECTORY) == 8
+
+
+async def test_used_bytes_are_added_up_once(
+    files: FileStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who asks meanwhile shares the next walk; uploads go on in threads of their own."""
+    await put(files, "f", b"123")
+    gate, walks = threading.Event(), []
+    measure = files._used_bytes
+
+    def measure_slowly(directory: str) -> int:
+        walks.append(directory)
+        gate.wait(20)
+        return measure(directory)
+
+    monkeypatch.setattr(files, "_used_bytes", measure_slowly)
+    asking = [asyncio.create_task(files.used_bytes(DIRECTORY)) for _ in range(20)]
+    await asyncio.sleep(0.05)
+    await put(files, "g", b"1234")
+    gate.set()
+    assert (await asyncio.gather(*asking))[1:] == [7] * 19
+    assert walks == [DIRECTORY] * 2
 
 
 @pytest.mark.parametrize("path", ["f/x", "f/x/y", "d", "d/d"])

@@ -544,7 +544,7 @@ async def test_one_walk_for_all_who_list(tmp_path: Path, monkeypatch: MonkeyPatc
     gate.set()
     assert ((await first).count, {(await one).count for one in late[1:]}) == (0, {1})
     assert (await workspaces.scan(other)).count == 0
-    assert (count, workspaces._scans) == (4, {})
+    assert (count, len(workspaces._scans)) == (4, 0)
     await workspaces.aclose()
 
 

@@ -61,6 +61,7 @@ from era_kernels.models import (
     Variables,
     now,
 )
+from era_kernels.services.executions.live_execution import WaitForMemory, do_not_wait
 from era_kernels.services.executions.result import ResultBuilder, RunResult
 from era_kernels.services.executions.stdin import StdinBroker
 from era_kernels.services.files import Precondition, unconditional
@@ -153,7 +154,7 @@ class FakeLiveExecution:
 
     follow_with_input = follow
 
-    async def result(self) -> RunResult:
+    async def result(self, _: WaitForMemory = do_not_wait) -> RunResult:
         if "at once" in self.submission.code:
             return self.partial_result()
         await self.finished.wait()
@@ -473,7 +474,11 @@ class FakeExecutionService:
             self.is_closed = True
 
     async def result(
-        self, session: Session, execution_id: str, wait: float = 0
+        self,
+        session: Session,
+        execution_id: str,
+        wait: float = 0,
+        wait_for_memory: WaitForMemory = do_not_wait,
     ) -> tuple[Execution, RunResult]:
         running = self._find(session.id, execution_id)
         began = time.monotonic()
@@ -545,8 +550,8 @@ class FakeProxies:
         await self._sessions.session(session_id)
         return self.listed
 
-    async def find_code(self, session_id: str) -> str | None:
-        return None
+    async def has_code(self, session_id: str) -> bool:
+        return False
 
     def hold(
         self, session_id: str, close: Callable[[], object], *, has_token: bool

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from era_kernels.web.ambiguous_heads import MAX_HEADER_FIELDS, is_ambiguous
+from era_kernels.web.ambiguous_heads import MAX_HEADER_FIELDS, MAX_PARAMETERS, is_ambiguous
 
 LINE = b"GET / HTTP/1.1\r\n"
 OLD = b"POST / HTTP/1.0\r\n"
@@ -20,8 +20,10 @@ OLD = b"POST / HTTP/1.0\r\n"
         OLD + b"Content-Length: 2\r\nX-Transfer-Encoding: chunked\r\n\r\n",
         LINE + b"X: y HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n",
         LINE + b"a: b\r\n" * MAX_HEADER_FIELDS + b"\r\n",
+        b"GET /?" + b"&a" * (MAX_PARAMETERS - 1) + b" HTTP/1.1\r\n\r\n",
+        LINE + b"Cookie: " + b"&a" * 2 * MAX_PARAMETERS + b"\r\n\r\n",
     ],
-    ids=range(7),
+    ids=range(9),
 )
 def test_plain(head: bytes) -> None:
     """What everybody reads in the same way goes on to the parser."""
@@ -41,9 +43,11 @@ def test_plain(head: bytes) -> None:
         OLD + b"transfer-encoding : chunked\r\n\r\n",
         b"\r\n" + OLD + b"Transfer-Encoding: chunked\r\n\r\n",
         LINE + b"a: b\r\n" * (MAX_HEADER_FIELDS + 1) + b"\r\n",
+        b"GET /?" + b"&a" * MAX_PARAMETERS + b" HTTP/1.1\r\n\r\n",
+        b"\r\nGET /?" + b"&a" * MAX_PARAMETERS + b" HTTP/1.1\r\nA: b\r\n\r\n",
     ],
-    ids=range(10),
+    ids=range(12),
 )
 def test_ambiguous(head: bytes) -> None:
-    """Lone CR and LF, a framing that the version does not know and floods of fields are refused."""
+    """Lone CR and LF, a framing that the version does not know, and floods are refused."""
     assert is_ambiguous(head)

@@ -9,6 +9,7 @@ from contextlib import aclosing
 from itertools import islice
 from sys import getsizeof
 
+from era_kernels.concurrency.turns import Turns
 from era_kernels.errors import StorageFailed
 from era_kernels.json_incremental import estimate_size
 from era_kernels.models import (
@@ -27,6 +28,9 @@ from era_kernels.storage.execution_log import ExecutionLog
 MAX_RECENT_BYTES = 256 * 1024  # of text that a live execution keeps in memory for its readers
 # Bytes up to which the last batch is kept whole: readers that keep pace get it without the file.
 MAX_BATCH_BYTES = 2 * 1024 * 1024
+# Readers of one execution that all go on at once with each batch. More of them take turns, so that
+# they leave the loop to others; while a reader waits, batches come together.
+MAX_AT_ONCE = 16
 
 
 class RecentEvents:
@@ -88,6 +92,8 @@ class EventFeed:
         self.done_event: Done | None = None  # the last event, once it has been published
         self.finished = asyncio.Event()
         self._changed = asyncio.Event()
+        self._reader_count = 0
+        self._reader_turns = Turns()
 
     async def publish(self, events: Sequence[Event]) -> None:
         """Appends events to the log, then wakes the readers.
@@ -124,6 +130,16 @@ class EventFeed:
         A reader that is slower than the run reads from the log file, so it costs no memory. A
         number that the run has not reached counts as the number of its last event.
         """
+        self._reader_count += 1
+        try:
+            async with aclosing(self._follow(after)) as batches:
+                async for batch in batches:
+                    yield batch
+                    del batch
+        finally:
+            self._reader_count -= 1
+
+    async def _follow(self, after: int) -> AsyncGenerator[list[LoggedEvent], None]:
         after = min(after, self.recent.last_seq)
         while True:
             changed = self._changed
@@ -146,6 +162,13 @@ class EventFeed:
                 return
             else:
                 await changed.wait()
+                await self._wait_for_turn()
+
+    async def _wait_for_turn(self) -> None:
+        if self._reader_count > MAX_AT_ONCE:
+            turn = self._reader_turns.take(is_alone=False)
+            if turn is not None:
+                await turn
 
     async def _read_from_log(self, after: int) -> AsyncGenerator[list[LoggedEvent], None]:
         """Yields batches from the log file until the recent events in memory continue them."""

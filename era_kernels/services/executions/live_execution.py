@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Seque
 from contextlib import aclosing, contextmanager
 from typing import TypeAlias
 
+from era_kernels.concurrency.single_flight import SingleFlight
 from era_kernels.errors import EraError
 from era_kernels.kernels.control_client import ControlClient
 from era_kernels.models import Execution, ExecutionStatus, InterruptStep, LoggedEvent, now
@@ -20,6 +21,8 @@ from era_kernels.storage.execution_log import ExecutionLog
 # Ends an execution that has not reached its process. Returns the steps by which it ended a process
 # that was just being started, if any.
 EarlyCancel: TypeAlias = Callable[[], Awaitable[Sequence[InterruptStep] | None]]
+# Waits until there is memory for a result of about that many bytes.
+WaitForMemory: TypeAlias = Callable[[int], Awaitable[None]]
 
 
 class Cancellation:
@@ -62,6 +65,10 @@ class Cancellation:
         return [*steps, InterruptStep("ended", time.monotonic() - began_at)]
 
 
+async def do_not_wait(_: int) -> None:
+    """Does nothing: there is memory."""
+
+
 async def do_nothing() -> None:
     """Does nothing: most executions go on when their client leaves."""
 
@@ -94,6 +101,7 @@ class LiveExecution(EventFeed):
         self.is_command = is_command
         self._on_abandoned: Callable[[], Awaitable[object]] = do_nothing
         self._caller_count = 0
+        self._result = SingleFlight(self._build_result, ends_with_callers=True)
         self.max_result_bytes = max_result_bytes
 
     # ------------------------------------------------------------ its callers
@@ -164,12 +172,16 @@ class LiveExecution(EventFeed):
                     yield batch
                     del batch
 
-    async def result(self) -> RunResult:
-        """Waits for the end of the execution and returns its result.
+    async def result(self, _: WaitForMemory = do_not_wait) -> RunResult:
+        """Waits for the end of the execution and returns its result, the same to all callers.
 
-        It is no reader that answers input: without another one the program gets the end of input.
-        Raises the domain error that `fail` noted.
+        Memory for it is not asked for: it is made once, while the execution goes on. It is no
+        reader that answers input: without another one the program gets the end of input. Raises the
+        domain error that `fail` noted.
         """
+        return await self._result.run()
+
+    async def _build_result(self) -> RunResult:
         builder = ResultBuilder(self.id, self.session_id, self.max_result_bytes)
         async with aclosing(self.follow()) as batches:
             async for batch in batches:

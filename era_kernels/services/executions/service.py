@@ -22,6 +22,8 @@ from era_kernels.models import (
 from era_kernels.services.executions.live_execution import (
     EarlyCancel,
     LiveExecution,
+    WaitForMemory,
+    do_not_wait,
     do_nothing,
     partial_result,
 )
@@ -162,15 +164,24 @@ class ExecutionService:
                 del batch
 
     async def result(
-        self, session: Session, execution_id: str, wait_timeout: float = 0
+        self,
+        session: Session,
+        execution_id: str,
+        wait_timeout: float = 0,
+        wait_for_memory: WaitForMemory = do_not_wait,
     ) -> tuple[Execution, RunResult]:
-        """Returns the result so far, after `wait_timeout` seconds or when the execution ends."""
+        """Returns the result so far, after `wait_timeout` seconds or when the execution ends.
+
+        Waits for memory before the result is made.
+        """
         live = self.find_live(session.id, execution_id)
         if live is not None:
             if wait_timeout > 0:
                 await within_timeout(live.finished.wait(), wait_timeout)
+            await wait_for_memory(min(live.log.size, self._max_result_bytes))
             return await partial_result(live)
         execution, log = await self._open_stored(session, execution_id)
+        await wait_for_memory(min(log.size, self._max_result_bytes))
         builder = ResultBuilder(execution_id, session.id, self._max_result_bytes)
         async with aclosing(replay(log, execution, session)) as batches:
             async for batch in batches:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 from era_kernels.errors import QueueFull
@@ -65,13 +65,10 @@ class Commands:
         values: SessionValues,
         context: ServiceContext,
         runner: JobRunner[ExecSubmission],
-        holder: Hashable,
     ) -> None:
-        """Takes `holder`, by which the session is counted against max_kernels."""
         self._values = values
         self._context = context
         self._runner = runner
-        self._holder = holder
         self._tasks: dict[Job[ExecSubmission], asyncio.Task[None]] = {}
         self.idle_since = time.monotonic()
 
@@ -94,8 +91,7 @@ class Commands:
                 f"{len(self)} programs run beside this session's queue already.",
                 retry_after=RETRY_AFTER_SECONDS,
             )
-        self._context.kernel_limiter.acquire(self._holder)
-        job = Job(submission, timeout, self._run)
+        job = self._runner.accept(submission, timeout, self._run)
         self._tasks[job] = asyncio.create_task(job.run())
         return await job.open(self._open(job))
 

@@ -48,14 +48,20 @@ class Job(Generic[S]):
     """
 
     def __init__(
-        self, submission: S, timeout: float, run: Callable[[Job[S]], Awaitable[None]]
+        self,
+        submission: S,
+        timeout: float,
+        run: Callable[[Job[S]], Awaitable[None]],
+        size: int = 0,
     ) -> None:
         """`run` runs the job to its end, when it is the job's turn.
 
-        `timeout` is that of its process, in seconds: to wait and to start do not count.
+        `timeout` is that of its process, in seconds: to wait and to start do not count. `size` is
+        how many bytes of memory are counted for the submission.
         """
         self.submission: S = submission
         self.timeout = timeout
+        self.size = size
         self.submitted_at = time.monotonic()
         self.execution: LiveExecution | None = None
         self.process: JobProcess | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Hashable
+from collections.abc import Awaitable, Callable, Hashable
 from contextlib import aclosing, nullcontext
 from typing import Generic
 
@@ -40,6 +40,7 @@ from era_kernels.services.session.job import Job, JobProcess, S, Strategy
 from era_kernels.services.session.machine import SessionMachine
 from era_kernels.services.session.session_values import SessionValues
 from era_kernels.services.session.workspace import SessionWorkspace
+from era_kernels.services.submission_memory import memory_size
 
 log = logging.getLogger(__name__)
 
@@ -92,13 +93,34 @@ class JobRunner(Generic[S]):
         strategy: Strategy[S],
         holder: Hashable,
     ) -> None:
-        """Takes `holder`, by which the session is counted against max_kernels."""
+        """Takes `holder`, by which the session is counted wherever all sessions share a bound."""
         self._values = values
         self._context = context
         self._workspace = workspace
         self._session_machine = session_machine
         self._strategy: Strategy[S] = strategy
         self._holder = holder
+
+    def accept(
+        self, submission: S, timeout: float, run: Callable[[Job[S]], Awaitable[None]]
+    ) -> Job[S]:
+        """Returns a job, which is counted from here on until its end; the arguments are the job's.
+
+        Raises AtCapacity, and QueueFull where the session holds too much memory.
+        """
+        size = memory_size(submission)
+        self._context.kernel_limiter.acquire(self._holder)
+        try:
+            self._context.submission_memory.acquire(self._holder, size)
+        except EraError:
+            self._context.kernel_limiter.release(self._holder)
+            raise
+        return Job(submission, timeout, run, size)
+
+    def _end(self, job: Job[S]) -> None:
+        job.end()
+        self._context.submission_memory.release(self._holder, job.size)
+        self._context.kernel_limiter.release(self._holder)
 
     async def run(self, job: Job[S]) -> None:
         """Runs a job as soon as its log is open; never raises, but for cancellation."""
@@ -110,8 +132,7 @@ class JobRunner(Generic[S]):
             extra = {"session": self._values.session.id}
             log.exception("a run failed inside the server", extra=extra)
         finally:
-            job.end()
-            self._context.kernel_limiter.release(self._holder)
+            self._end(job)
 
     async def finish_cancelled(self, job: Job[S], execution: LiveExecution) -> None:
         """Publishes the end of a job that never has its turn.
@@ -125,8 +146,7 @@ class JobRunner(Generic[S]):
             await self.abort(job, execution, problem)
             raise
         finally:
-            job.end()
-            self._context.kernel_limiter.release(self._holder)
+            self._end(job)
 
     async def abort(self, job: Job[S], execution: LiveExecution, problem: Exception) -> None:
         """Ends an execution because something failed in the server, unless it has ended."""

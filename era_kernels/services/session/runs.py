@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from functools import partial
 
 from era_kernels.errors import SessionBusy, StorageFailed
@@ -99,17 +99,11 @@ class Runs:
         context: ServiceContext,
         queue: RunQueue,
         runner: JobRunner[Submission],
-        holder: Hashable,
     ) -> None:
-        """Takes `holder`, by which the session is counted against max_kernels.
-
-        What `submit` acquires in its name, `runner` releases at the end of the job.
-        """
         self._values = values
         self._context = context
         self._queue = queue
         self._runner = runner
-        self._holder = holder
 
     async def submit(self, submission: Submission) -> LiveExecution:
         """Queues a run; returns when its execution's log is open.
@@ -122,8 +116,7 @@ class Runs:
         if submission.refuse_if_busy and self._queue.is_busy:
             raise SessionBusy("The session is busy.", hint=_BUSY_HINT, id=session.id)
         self._queue.check_capacity()
-        self._context.kernel_limiter.acquire(self._holder)
-        job = Job(submission, timeout, self._runner.run)
+        job = self._runner.accept(submission, timeout, self._runner.run)
         self._queue.add(job)
         return await job.open(self._open(job))
 

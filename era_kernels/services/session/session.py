@@ -46,9 +46,9 @@ class LiveSession:
         self._session_machine = SessionMachine(opener, self._clear_files)
         self._queue = RunQueue(context.service_limits.max_queue, self._reap)
         on_kernel = KernelStrategy(self._workspace, self._session_machine, lost_variables)
-        self._runs = Runs(self._values, context, self._queue, self._make_runner(on_kernel), self)
+        self._runs = Runs(self._values, context, self._queue, self._make_runner(on_kernel))
         beside_kernel = self._make_runner(CommandStrategy())
-        self._commands = Commands(self._values, context, beside_kernel, self)
+        self._commands = Commands(self._values, context, beside_kernel)
 
     def _make_runner(self, strategy: Strategy[S]) -> JobRunner[S]:
         parts = (self._values, self._context, self._workspace, self._session_machine)

@@ -8,6 +8,7 @@ from contextlib import aclosing
 
 import pytest
 
+from era_kernels.concurrency.turns import GROUP_SIZE
 from era_kernels.errors import InsufficientStorage, StorageFailed
 from era_kernels.models import (
     Display,
@@ -21,7 +22,7 @@ from era_kernels.services.executions.feed import RecentEvents
 from era_kernels.services.executions.live_execution import partial_result
 from tests.services.executions.manual_execution import ManualExecution, recorded, seqs
 from tests.services.executions.test_result import DONE
-from tests.services.service_fixture import Services, events_of, logged_events_of
+from tests.services.service_fixture import Services, events_of, logged_events_of, sleep_steps
 
 BLOCK = "x" * 60_000
 
@@ -190,3 +191,34 @@ async def test_reader_that_leaves(services: Services) -> None:
     assert seqs(await readers[1]) == [1, 2]
     with pytest.raises(asyncio.CancelledError):
         await readers[0]
+
+
+async def test_callers_share_the_result(services: Services) -> None:
+    """However many wait for the result, it is made once; who leaves spoils nothing."""
+    live = await ManualExecution.open(services)
+    callers = [asyncio.create_task(live.running.result()) for _ in range(3)]
+    await live.running.publish([Stdout("a")])
+    callers.pop().cancel()
+    await live.finish()
+    first, second = await asyncio.gather(*callers)
+    assert first is second
+    assert first.stdout == "a"
+    assert (await live.running.result()).stdout == "a"
+
+
+async def test_many_readers_take_turns(services: Services) -> None:
+    """All of them get all events; meanwhile the loop goes on, a few readers in each round."""
+    live = await ManualExecution.open(services)
+    readers = [asyncio.create_task(logged_events_of(live.running)) for _ in range(100)]
+    await sleep_steps(5)
+    most, before = 0, 0
+    await live.running.publish([Stdout("a")])
+    waiting = live.running._reader_turns._waiting
+    for _ in range(20):
+        left = sum(map(len, waiting.values()))
+        most, before = max(most, before - left), left
+        await asyncio.sleep(0)
+    assert 0 < most <= GROUP_SIZE
+    await live.finish()
+    assert [seqs(one) for one in await asyncio.gather(*readers)] == [[1, 2]] * 100
+    assert live.running._reader_count == 0
