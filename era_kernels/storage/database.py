@@ -8,7 +8,7 @@ import sqlite3
 from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from era_kernels.errors import StartError, StorageFailed
 from era_kernels.storage import sqlite_utils_import
@@ -108,10 +108,18 @@ class Database:
     async def read_long(self, function: SqlFunction[T]) -> T:
         """Does the same for what may take long: one at a time, so that others have their threads.
 
-        A caller that is cancelled while it waits gives its place to the next.
+        A caller that is cancelled while it waits gives its place to the next. One whose function
+        runs by then keeps it until the thread has done it.
         """
-        async with self._long_reads:
-            return await self.read(function)
+        await self._long_reads.acquire()
+        task = asyncio.create_task(self.read(function))
+        task.add_done_callback(self._on_long_read)
+        return await asyncio.shield(task)
+
+    def _on_long_read(self, task: asyncio.Task[Any]) -> None:
+        self._long_reads.release()
+        if not task.cancelled():
+            task.exception()  # marks it as retrieved: the caller may have left
 
     async def check(self) -> None:
         """Raises StorageFailed if the file cannot be read or written, or was replaced."""

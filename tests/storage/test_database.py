@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
+import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -218,6 +219,34 @@ async def test_reads_do_not_wait_for_the_writer(tmp_path: Path) -> None:
         assert await asyncio.wait_for(database.read(numbers), 0.3) == [1]
         await writing
         assert await database.read(numbers) == [1, 2]
+
+
+async def test_long_reads_are_one_at_a_time(tmp_path: Path) -> None:
+    """They leave threads to short ones, also where callers leave, of whom none waits any more."""
+    gate, begun = threading.Event(), list[int]()
+
+    def long(number: int) -> object:
+        def read(connection: sqlite3.Connection) -> int:
+            begun.append(number)
+            gate.wait(20)
+            return number
+
+        return read
+
+    async with open_database(tmp_path) as database:
+        first, second, third = (
+            asyncio.create_task(database.read_long(long(number)))  # type: ignore[arg-type]
+            for number in (1, 2, 3)
+        )
+        await until(lambda: begun == [1])
+        first.cancel()
+        second.cancel()
+        for _ in range(5):
+            assert await database.read(numbers) == []
+        assert begun == [1]
+        gate.set()
+        assert await third == 3
+        assert begun == [1, 3]
 
 
 async def test_a_read_sees_one_state_and_cannot_write(tmp_path: Path) -> None:
