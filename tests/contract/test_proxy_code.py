@@ -55,8 +55,8 @@ def test_nothing_in_it(client: Client, session: SessionClient, code: str) -> Non
     check_error(client.http.get(store(session, code)), 502, "NOTHING_LISTENING")
 
 
-def test_waiting_requests_hold_no_code(client: Client, session: SessionClient) -> None:
-    """However large the code is, a request that waits holds none of it; each runs the newest."""
+def test_waiting_requests_run_the_newest_code(client: Client, session: SessionClient) -> None:
+    """A request reads the code when it is its turn, not before: what waits runs what came since."""
     place = store(session, "import time\ntime.sleep(3)\nprint('old')\n" + "#" * 16_000_000)
     answers: list[str] = []
 
