@@ -56,3 +56,4 @@ TOO_MANY_PARTS = _FIND_SOCKETS + (
     "import time\nwhile True: sockets.iopub.send_multipart([b''] * 65); time.sleep(0.05)"
 )
 TOO_LONG = _FIND_SOCKETS + "sockets.iopub.send(bytes(129 << 20))\nimport time; time.sleep(60)"
+STATUS_OF_LISTS = _FIND_SOCKETS + "session.send(sockets.iopub, 'status', {'a': [[]] * 990_000})"

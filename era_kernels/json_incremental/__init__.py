@@ -6,7 +6,7 @@ also in a thread: an image of 50 MB or a list of a million items stops the serve
 
 from era_kernels.json_incremental.encoded_json import EncodedJson
 from era_kernels.json_incremental.encoding import iterencode
-from era_kernels.json_incremental.freeing import free_in_steps
+from era_kernels.json_incremental.freeing import free_in_steps, free_stepwise
 from era_kernels.json_incremental.item_encoding import iterparse_encoding_items
 from era_kernels.json_incremental.parsing import JsonBytes, SanitizedDict, iterparse
 from era_kernels.json_incremental.sizes import (

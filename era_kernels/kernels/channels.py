@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from era_kernels.concurrency.cooperative import Stepwise, run_cooperatively
-from era_kernels.json_incremental import LARGE_BYTES, estimate_size
+from era_kernels.json_incremental import LARGE_BYTES, estimate_size, free_stepwise
 from era_kernels.kernels import zmtp
 from era_kernels.kernels.channel_connection import PROTOCOL_VIOLATION, ChannelConnection
 from era_kernels.kernels.long_texts import split_long_text
@@ -164,6 +164,9 @@ class KernelChannels:
                 for part in split_long_text(message):
                     await channel.wait_until_resumed()
                     on_message(part)
+                held = [message.content]
+                del message, part
+                await run_cooperatively(free_stepwise(held))
         except InvalidMessage as problem:
             self.count_dropped(str(problem))
         finally:

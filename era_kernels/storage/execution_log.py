@@ -105,6 +105,8 @@ class ExecutionLog(LogReader):
             raise
         for line in lines:
             self._index.add(line)
+        if self._index.is_long_unsaved:
+            self._index.save(self._path)
         return recorded
 
     def _write(

@@ -17,6 +17,7 @@ from era_kernels.storage.log_format import LineInfo, decode_header, measure
 log = logging.getLogger(__name__)
 
 MARK_INTERVAL_BYTES = 256 * 1024  # bytes of log from one mark to the next
+SAVE_INTERVAL_BYTES = 8 * 1024 * 1024  # bytes that a start reads at most of a log with a writer
 CHUNK_BYTES = 256 * 1024  # bytes that are read at once
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -39,6 +40,7 @@ class LogIndex:
         self.last_seq = 0
         self.text_bytes = {Stdout.type: 0, Stderr.type: 0}
         self.marks = [Mark(1, start, 0, 0)]
+        self._saved_size = 0
 
     def add(self, line: LineInfo) -> None:
         """Counts one more line at the end."""
@@ -54,6 +56,11 @@ class LogIndex:
     def is_worth_saving(self) -> bool:
         """True if the log is long: counting a short one again costs less than one more file."""
         return len(self.marks) > 1
+
+    @property
+    def is_long_unsaved(self) -> bool:
+        """True if much was added since the index was saved: a start would have to count it."""
+        return self.size - self._saved_size >= SAVE_INTERVAL_BYTES
 
     def mark_for_event(self, seq: int) -> Mark:
         """Returns the last mark that is not beyond that event."""
@@ -71,38 +78,58 @@ class LogIndex:
 
     @classmethod
     def load_or_build(cls, path: Path) -> LogIndex:
-        """Returns the saved index of a log that has no writer, or else builds and saves it.
+        """Returns the index of a log that has no writer, and saves it where that saves time.
 
-        The index ends before the first line that is torn or wrong. Raises OSError.
+        It begins with the saved one, and counts what the log has more, up to the first line that is
+        torn or wrong. Raises OSError.
         """
-        saved = _load(path)
-        if saved is not None:
-            return saved
-        index = cls.build(path)
-        if index.is_worth_saving:
+        index = cls._load(path)
+        if index is None:
+            index_path(path).unlink(missing_ok=True)  # once repaired, the log might have its size
+            index = cls(_header_size(path))
+        if index.size:
+            index._add_rest(path)
+        if index.is_worth_saving and index.size > index._saved_size:
             index.save(path)
         return index
 
     @classmethod
-    def build(cls, path: Path) -> LogIndex:
-        """Builds the index from the whole log, a chunk at a time. Raises OSError."""
-        with closing(LineReader(path, 0)) as lines:
+    def _load(cls, path: Path) -> LogIndex | None:
+        """Returns the saved index, if there is one and the log has all that it counts.
+
+        An index from before the machine's last start may count lines that a power loss destroyed,
+        though the log has its old size: the log's last blocks may hold zeros then.
+        """
+        try:
+            values = json.loads(index_path(path).read_bytes())
+            if values["boot"] != boot_id():
+                return None
+            index = cls(0)
+            index.size = index._saved_size = values["size"]
+            index.last_seq = values["last_seq"]
+            index.text_bytes = {stream: values["text_bytes"][stream] for stream in index.text_bytes}
+            index.marks = [Mark(*mark) for mark in values["marks"]]
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError):  # torn by a crash
+            return None
+        return index if index.size <= path.stat().st_size else None
+
+    def _add_rest(self, path: Path) -> None:
+        """Counts the lines of a log that it does not count yet, a chunk at a time."""
+        with closing(LineReader(path, self.size)) as lines:
             end = lines.file_size()
-            batch = lines.read(end)
-            index = cls(_header_size(path, batch))
-            batch = (batch[1:] or lines.read(end)) if index.size else []
-            while batch:
+            while batch := lines.read(end):
                 for line in batch:
                     try:
-                        index.add(measure(line, index.last_seq + 1))
+                        self.add(measure(line, self.last_seq + 1))
                     except ValueError as error:
                         log.warning("a log is torn", extra={"log": path.name, "why": str(error)})
-                        return index
-                batch = lines.read(end)
-        return index
+                        return
 
     def save(self, path: Path) -> None:
-        """Saves the index beside a finished log; a failure is logged, for it can be built again."""
+        """Saves the index beside its log; a failure is logged, for it can be built again."""
+        self._saved_size = self.size
         values = {
             "boot": boot_id(),
             "size": self.size,
@@ -116,35 +143,15 @@ class LogIndex:
             log.warning("an index was not saved", extra={"log": path.name, "why": str(error)})
 
 
-def _header_size(path: Path, lines: list[bytes]) -> int:
+def _header_size(path: Path) -> int:
     """Returns the bytes of the header; 0 when it is torn, and then the log holds nothing."""
+    header = first_line(path)
     try:
-        decode_header(lines[0] if lines else b"")
+        decode_header(header)
     except ValueError as error:
         log.warning("a log is torn", extra={"log": path.name, "why": str(error)})
         return 0
-    return len(lines[0])
-
-
-def _load(path: Path) -> LogIndex | None:
-    """Returns the saved index, if there is one and it fits the log.
-
-    An index from before the machine's last start may count lines that a power loss destroyed,
-    though the log has its old size: the log's last blocks may hold zeros then.
-    """
-    try:
-        values = json.loads(index_path(path).read_bytes())
-        if values["boot"] != boot_id():
-            return None
-        index = LogIndex(0)
-        index.size, index.last_seq = values["size"], values["last_seq"]
-        index.text_bytes = {stream: values["text_bytes"][stream] for stream in index.text_bytes}
-        index.marks = [Mark(*mark) for mark in values["marks"]]
-    except FileNotFoundError:
-        return None
-    except (ValueError, KeyError, TypeError):  # torn by a crash
-        return None
-    return index if index.size == path.stat().st_size else None
+    return len(header)
 
 
 def boot_id() -> str:

@@ -32,7 +32,7 @@ from era_kernels.storage.log_format import (
     encode,
     encode_header,
 )
-from era_kernels.storage.log_index import LineReader, LogIndex, first_line, index_path, last_line
+from era_kernels.storage.log_index import LineReader, LogIndex, first_line, last_line
 
 STOPPED_LINE = "server stopped before the run ended; variables are lost"
 SERVER_STOPPED = ErrorEvent(
@@ -76,10 +76,7 @@ def recover(path: Path, unfinished: UnfinishedExecution) -> tuple[Execution, int
 
 def _repair(path: Path, unfinished: UnfinishedExecution) -> LogIndex:
     """Cuts off a torn line, or rewrites a lost header, and returns the log's index."""
-    index = LogIndex.build(path) if path.exists() else LogIndex(0)
-    if index.size == 0 or path.stat().st_size > index.size:
-        # The saved index no longer fits the log, though the log may come to have the same size.
-        index_path(path).unlink(missing_ok=True)
+    index = LogIndex.load_or_build(path) if path.exists() else LogIndex(0)
     if index.size == 0:
         execution = unfinished.execution
         header = encode_header(LogHeader(execution.code, unfinished.language, execution.created_at))

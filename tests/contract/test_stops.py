@@ -1,4 +1,4 @@
-"""A large body never stops the others for long, whatever is in it, and in which field it is.
+"""A large body, or message, never stops others for long, whatever is in it and in which field.
 
 `python -m benchmarks.stops` measures all fields and heads; these are the worst of them.
 """
@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 import http.client
+import json
 from collections.abc import Callable, Iterator
 from contextlib import closing
 
 import pytest
 
+from tests.output_bombs import STATUS_OF_LISTS
 from tests.watched_server import Watch, watched_server
 
 MAX_STOP = 0.25  # seconds of processor time; 0.1 on a quiet machine
@@ -44,6 +46,9 @@ BODIES: dict[str, tuple[str, Callable[[], bytes]]] = {
         "/api/execute",
         lambda: b'{"language":"python","code":"","files":{%b}}'
         % b",".join(b'"%d":[]' % n for n in range(100_000)),
+    ),
+    "lists in a kernel's message": (
+        f"{SESSION}/run", lambda: json.dumps({"code": STATUS_OF_LISTS, "timeout": 60}).encode()
     ),
 }  # fmt: skip
 

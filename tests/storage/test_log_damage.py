@@ -9,8 +9,16 @@ import pytest
 
 from era_kernels.errors import ExecutionNotFound, StorageFailed
 from era_kernels.models import Display, ErrorEvent, Event, Result, Session, Stderr, Stdout
+from era_kernels.storage import log_index
 from era_kernels.storage.execution_log import ExecutionLog
-from era_kernels.storage.log_index import MARK_INTERVAL_BYTES, boot_id, index_path
+from era_kernels.storage.log_format import LineInfo, measure
+from era_kernels.storage.log_index import (
+    MARK_INTERVAL_BYTES,
+    SAVE_INTERVAL_BYTES,
+    LogIndex,
+    boot_id,
+    index_path,
+)
 from tests.storage.stores import (
     Stores,
     done_event,
@@ -68,18 +76,46 @@ async def test_an_index_from_before_a_power_loss(stores: Stores) -> None:
     assert boot_id() in index.read_text()
 
 
-async def test_an_index_that_only_happens_to_fit(stores: Stores) -> None:
+@pytest.mark.parametrize("is_saved", [True, False])
+async def test_an_index_that_only_happens_to_fit(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch, is_saved: bool
+) -> None:
     """When a log is repaired its old index goes: the new end may give it the size of before."""
     path = await _long(stores)
+    if not is_saved:
+        monkeypatch.setattr(LogIndex, "save", lambda *_: None)
     await stores.database.write(
         lambda c: c.execute("UPDATE executions SET status = 'running'").rowcount
     )
     os.truncate(path, path.stat().st_size - 20)
     await stores.executions.close_unfinished()
-    assert not index_path(path).exists()
+    assert index_path(path).exists() == is_saved
     log = await stores.executions.open_log(path.parent.parent.name, "exec-1")
     *events, done = [one.event for one in await read_events(log)]
     assert (events, done.type) == ([*MANY, LINE, STOPPED], "done")
+
+
+async def test_a_start_counts_only_what_is_new(
+    stores: Stores, session: Session, log: ExecutionLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A killed server's long log is counted from where its index was saved last."""
+    lines: list[Event] = [Stdout("x" * 60_000)] * 40
+    while log.size < 3 * SAVE_INTERVAL_BYTES:
+        await log.append(lines)
+    counted = []
+
+    def count(line: bytes, seq: int) -> LineInfo:
+        counted.append(len(line))
+        return measure(line, seq)
+
+    monkeypatch.setattr(log_index, "measure", count)
+    for _ in range(2):
+        await stores.executions.close_unfinished()
+        assert sum(counted) < SAVE_INTERVAL_BYTES + len(lines) * 61_000
+        counted.clear()
+    whole = await stores.executions.open_log(session.directory, "exec-1")
+    assert (sum(counted) < 10_000, whole.last_seq) == (True, log.last_seq + 3)
+    assert (await read_events(whole))[: log.last_seq][-1].event == lines[0]
 
 
 async def test_a_header_of_zeros(stores: Stores, session: Session, log: ExecutionLog) -> None:

@@ -165,13 +165,12 @@ class Program {
     run.isEvaluated = true;
     const isShown = value !== undefined && !run.isSilent;
     if (isShown && util.types.isPromise(value)) run.promise = value;
-    else if (isShown) this.publishResult(run, value);
+    else if (isShown) this.publishResult(run, toBundle(value));
     this.lookLater(run);
   }
 
-  publishResult(run, value) {
-    const content = { execution_count: run.number, data: toBundle(value), metadata: {} };
-    this.publish("execute_result", content);
+  publishResult(run, data) {
+    this.publish("execute_result", { execution_count: run.number, data, metadata: {} });
   }
 
   /** Publishes a message in order with the output; of late code it is dropped. */
@@ -251,7 +250,11 @@ class Program {
   /** Is the `Deno.exit` of the program. Never returns. */
   exit(code = Deno.exitCode) {
     const run = this.context.current();
-    if (run !== null && run === this.active && !run.isEnding) {
+    const isActive = run !== null && run === this.active;
+    if (isActive && run.isOver) {
+      run.exitCode = Deno.exitCode = Number(code) & 0xff;
+      run.hasExitedInItsEnd = true;
+    } else if (isActive && !run.isEnding) {
       run.exitCode ??= Number(code) & 0xff;
       run.isDead = true;
       if (!this.link.canStop) soon(this.step(() => this.onStopped()));
@@ -263,13 +266,13 @@ class Program {
   /** Is called when code was stopped, by an exit or by an interrupt. */
   onStopped() {
     const run = this.active;
-    if (run !== null && !run.isEnding) this.die(run, INTERRUPTED);
+    if (run !== null) this.die(run, INTERRUPTED);
   }
 
   /** Interrupts the run: the program's own handlers get it once, if there are any. */
   onInterrupt() {
     const run = this.active;
-    if (run === null || run.isEnding) return;
+    if (run === null) return;
     run.interruptCount += 1;
     const isHandled = run.interruptCount === 1 && !run.isDead;
     if (!isHandled || !this.context.enter(run, () => this.resources.signal("SIGINT"))) {
@@ -277,11 +280,14 @@ class Program {
     }
   }
 
-  /** Ends a run whose callbacks must not be called any more. */
+  /**
+   * Ends a run whose callbacks must not be called any more. Called again, it goes on with an end that
+   * was stopped: what stops the program's code may meet the kernel's own in its place.
+   */
   die(run, code) {
     run.isEnding = true;
     run.isDead = true;
-    if (run.exitCode === null) {
+    if (run.exitCode === null || (run.isOver && !run.hasExitedInItsEnd)) {
       run.exitCode = code;
       if (code === INTERRUPTED) run.exception = interruption();
     }
@@ -292,13 +298,22 @@ class Program {
   }
 
   finish(run) {
-    if (run.isOver) return;
+    if (this.active !== run) return;
     run.isOver = true;
-    if (run.era?.ends) this.context.enter(run, () => this.end.tell(run));
-    if (run.promise && !run.isDead) this.publishPromise(run);
-    const reply = run.reply(Number(Deno.exitCode) & 0xff);
-    if (reply.status === "ok") reply.user_expressions = this.evaluateAll(run.expressions);
-    restoreEnvironment(run.previousEnvironment);
+    const steps = [
+      () => run.era?.ends && this.context.enter(run, () => this.end.tell(run)),
+      () => run.era?.ends && this.end.forget(),
+      () => this.publishPromise(run),
+      () => this.evaluateAll(run),
+      () => restoreEnvironment(run.previousEnvironment),
+    ];
+    run.takeLastSteps(steps, (error) => {
+      if (error === STOPPED) return;
+      this.link.write(2, this.errors.uncaught(error));
+      run.exitCode = 1;
+    });
+    if (this.link.isStopping) return; // to be called again: a function that was stopped may return
+    const reply = run.reply(exitCode());
     Deno.exitCode = 0;
     this.link.postInOrder({ kind: "end", reply });
     this.active = null;
@@ -306,16 +321,22 @@ class Program {
 
   /** Publishes the promise that a cell ended in, unless nothing came of it. */
   publishPromise(run) {
-    if (util.inspect(run.promise) !== "Promise { undefined }") this.publishResult(run, run.promise);
+    if (!run.promise || run.isDead) return;
+    const data = toBundle(run.promise);
+    if (data["text/plain"] !== "Promise { undefined }") this.publishResult(run, data);
   }
 
-  evaluateAll(expressions) {
-    const values = {};
-    for (const [name, expression] of Object.entries(expressions)) {
-      values[name] = this.evaluator.evaluateExpression(String(expression), toBundle, describeError);
+  evaluateAll(run) {
+    if (run.exitCode ?? exitCode()) return;
+    for (const [name, expression] of Object.entries(run.expressions)) {
+      const text = String(expression);
+      run.values[name] = this.evaluator.evaluateExpression(text, toBundle, describeError);
     }
-    return values;
   }
+}
+
+function exitCode() {
+  return Number(Deno.exitCode) & 0xff;
 }
 
 function interruption() {

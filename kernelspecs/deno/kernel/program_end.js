@@ -24,7 +24,7 @@ class ProgramEnd {
     return !event.defaultPrevented && !isWorkLeft();
   }
 
-  /** Calls what the program has registered for its end; no later one shall be told the same. */
+  /** Calls what the program has registered for its end. */
   tell(run) {
     const wasDead = run.isDead;
     run.isDead = false;
@@ -33,13 +33,12 @@ class ProgramEnd {
       early.apply(dispatchEvent, globalThis, [new Event("unload")]);
       process.emit("exit", Number(Deno.exitCode));
       if (run.exitCode !== null) run.exitCode = Number(Deno.exitCode) & 0xff;
-    } catch {
-      run.exitCode = 1;
+    } finally {
+      run.isDead = wasDead;
     }
-    run.isDead = wasDead;
-    this.forget();
   }
 
+  /** Forgets what the program has registered: no later one shall be told the same. */
   forget() {
     for (const [name, kept] of this.kept) {
       globalThis[`on${name}`] = null;

@@ -157,12 +157,11 @@ class Program {
     run.isEvaluated = true;
     if (value === undefined || run.isSilent) return;
     if (util.types.isPromise(value)) run.promise = value;
-    else this.publishResult(run, value);
+    else this.publishResult(run, toBundle(value));
   }
 
-  publishResult(run, value) {
-    const content = { execution_count: run.number, data: toBundle(value), metadata: {} };
-    this.publish("execute_result", content);
+  publishResult(run, data) {
+    this.publish("execute_result", { execution_count: run.number, data, metadata: {} });
   }
 
   /** Publishes a message in order with the output; of late code it is dropped. */
@@ -236,7 +235,7 @@ class Program {
   /** Is called when code was stopped, by an exit or by an interrupt. */
   onStopped() {
     const run = this.active;
-    if (run === null || run.isEnding) return;
+    if (run === null) return;
     run.wasStopped = true;
     this.die(run, INTERRUPTED);
   }
@@ -244,7 +243,7 @@ class Program {
   /** Interrupts the run: the program's own handlers get it once, if there are any. */
   onInterrupt() {
     const run = this.active;
-    if (run === null || run.isEnding) return;
+    if (run === null) return;
     run.interruptCount += 1;
     if (run.interruptCount === 1 && process.listenerCount("SIGINT") && !run.isDead) {
       this.context.enter(run, () => process.emit("SIGINT", "SIGINT", 2));
@@ -253,11 +252,14 @@ class Program {
     }
   }
 
-  /** Ends a run whose callbacks must not be called any more. */
+  /**
+   * Ends a run whose callbacks must not be called any more. Called again, it goes on with an end that
+   * was stopped: what stops the program's code may meet the kernel's own in its place.
+   */
   die(run, code) {
     run.isEnding = true;
     run.isDead = true;
-    if (run.exitCode === null) {
+    if (run.exitCode === null || run.isOver) {
       run.exitCode = code;
       if (code === INTERRUPTED) run.exception = interruption();
     }
@@ -272,6 +274,7 @@ class Program {
     this.evaluator.reset();
     // What is queued already is called, and is silent; then the run is over.
     early.setImmediate(() => {
+      if (this.active !== run) return;
       early.setImmediate(() => this.finish(run));
       if (run.wasStopped) throw CLEANUP;
     });
@@ -306,20 +309,28 @@ class Program {
   }
 
   finish(run) {
+    if (this.active !== run) return;
     run.isOver = true;
-    if (run.era?.ends) this.endProgram(run);
+    const steps = [
+      () => this.endProgram(run),
+      () => this.publishPromise(run),
+      () => this.evaluateAll(run),
+      () => restoreEnvironment(run.previousEnvironment),
+      () => this.modules.rememberLoaded(),
+    ];
+    run.takeLastSteps(steps, (error) => {
+      if (error !== EXITED) this.link.write(2, this.errors.uncaught(error));
+      run.exitCode = error === EXITED ? exitCode() : 1;
+    });
     const reply = run.reply(exitCode());
-    if (run.promise && !run.isDead) this.publishPromise(run);
-    if (reply.status === "ok") reply.user_expressions = this.evaluateAll(run.expressions);
-    restoreEnvironment(run.previousEnvironment);
     process.exitCode = undefined;
-    this.modules.rememberLoaded();
     this.link.postInOrder({ kind: "end", reply });
     this.active = null;
   }
 
   /** Calls what the program registered for its end. */
   endProgram(run) {
+    if (!run.era?.ends) return;
     const wasDead = run.isDead;
     run.isDead = false;
     const code = run.exitCode ?? exitCode();
@@ -327,25 +338,24 @@ class Program {
       process.exitCode = code;
       this.context.enter(run, () => process.emit("exit", code));
       if (run.exitCode !== null) run.exitCode = exitCode();
-    } catch (error) {
-      if (error !== EXITED) this.link.write(2, this.errors.uncaught(error));
-      run.exitCode = error === EXITED ? exitCode() : 1;
+    } finally {
+      run.isDead = wasDead;
     }
-    run.isDead = wasDead;
   }
 
   /** Publishes the promise that a cell ended in, unless nothing came of it. */
   publishPromise(run) {
-    const text = util.inspect(run.promise);
-    if (text !== "Promise { undefined }") this.publishResult(run, run.promise);
+    if (!run.promise || run.isDead) return;
+    const data = toBundle(run.promise);
+    if (data["text/plain"] !== "Promise { undefined }") this.publishResult(run, data);
   }
 
-  evaluateAll(expressions) {
-    const values = {};
-    for (const [name, expression] of Object.entries(expressions)) {
-      values[name] = this.evaluator.evaluateExpression(String(expression), toBundle, describeError);
+  evaluateAll(run) {
+    if (run.exitCode ?? exitCode()) return;
+    for (const [name, expression] of Object.entries(run.expressions)) {
+      const text = String(expression);
+      run.values[name] = this.evaluator.evaluateExpression(text, toBundle, describeError);
     }
-    return values;
   }
 }
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-import time
+from functools import partial
+from threading import Timer
 
 import pytest
 
@@ -22,6 +23,7 @@ DECLARATIONS = {
     "import": 'import {{ join as name_ }} from "node:path"',
     "destructuring": "const {{ name_ }} = {{ name_: {0} }}",
 }
+INSPECT = '[Symbol.for("nodejs.util.inspect.custom")]'
 PAIRS = list(itertools.product(DECLARATIONS, repeat=2))
 BUSY = {
     "loop": "for (;;) ;",
@@ -30,6 +32,11 @@ BUSY = {
     "loop in a callback": "[3, 2, 1].sort(() => { for (;;) ; })",
     "pending await": "await new Promise((resolve) => setTimeout(resolve, 60_000))",
     "idle interval": "setInterval(() => {}, 1000); null",
+    "hardly idle": "setInterval(() => { const n = Date.now() + 7; while (Date.now() < n) ; }, 1)",
+    "end": 'process.once("exit", () => { for (;;) ; })',
+    "end with a code": 'process.once("exit", () => { for (;;) ; }); Deno.exit(3)',
+    "unload": 'addEventListener("unload", () => { for (;;) ; })',
+    "promise": f"Promise.resolve({{ {INSPECT}() {{ for (;;) ; }} }})",
 }
 
 
@@ -87,13 +94,26 @@ def test_interrupt(kernel: JupyterKernel, name: str) -> None:
     """An interrupt ends a run with 130, and what was there before is kept."""
     assert run(kernel, "let kept = 5")[2] == 0
     request = kernel.client.session.msg("execute_request", {"code": BUSY[name], "silent": False})
-    request["metadata"] = {"era": {"nonce": "n", "number": 1, "env": {}}}
+    request["metadata"] = {"era": {"nonce": "n", "number": 1, "env": {}, "ends": True}}
     kernel.client.shell_channel.send(request)
-    time.sleep(0.5)
-    kernel.send("control", "interrupt_request", {})
+    interrupt = partial(kernel.send, "control", "interrupt_request", {})
+    timers = [Timer(seconds, interrupt) for seconds in (0.5, 2.5)]  # the program's end, at last
+    for timer in timers:
+        timer.start()
     reply = kernel.receive_reply("shell", request["header"]["msg_id"]).content
+    for timer in timers:
+        timer.cancel()
+        timer.join()
     assert reply["era"]["exit_code"] == 130
     assert run(kernel, "console.log(kept)") == ("5\n", "", 0)
+
+
+@pytest.mark.parametrize("event", ['process.once("exit"', 'addEventListener("unload"'])
+def test_exit_at_the_end(kernel: JupyterKernel, event: str) -> None:
+    """A program that is told of its end may exit with another code."""
+    code = f"{event}, () => Deno.exit(5))"
+    assert execute(kernel, code, ends=True)[0] == ("", "", 5)
+    assert execute(kernel, "console.log(1)", ends=True)[0] == ("1\n", "", 0)
 
 
 def test_late_timers_are_silent(kernel: JupyterKernel) -> None:

@@ -156,6 +156,51 @@ def test_interrupt(kernel: JupyterKernel, name: str) -> None:
     assert run(kernel, "setImmediate(() => console.log('immediate'))")[0] == "immediate\n"
 
 
+INSPECT = "[Symbol.for('nodejs.util.inspect.custom')]"
+ENDLESS_END = {
+    "exit": "process.once('exit', () => { for (;;); })",
+    "exit with a code": "process.once('exit', () => { for (;;); }); process.exit(3)",
+    "exit after an error": "process.once('exit', () => { for (;;); }); throw new Error('failed')",
+    "promise": f"Promise.resolve({{ {INSPECT}() {{ for (;;); }} }})",
+}
+
+
+@pytest.mark.parametrize("name", ENDLESS_END)
+def test_interrupt_of_an_end(kernel: JupyterKernel, name: str) -> None:
+    """An interrupt ends also what a program does at its end, and the rest of the end follows."""
+    run(kernel, "var held = 1")
+    timer = Timer(0.5, lambda: kernel.send("control", "interrupt_request", {}))
+    timer.start()
+    assert run(kernel, ENDLESS_END[name], ends=True, env={"SET": "1"})[2] == 130
+    timer.join()
+    assert run(kernel, "console.log(held, process.env.SET)", ends=True) == ("1 undefined\n", "", 0)
+
+
+def test_failure_of_an_end(kernel: JupyterKernel) -> None:
+    """A promise that cannot be shown fails its run, which ends."""
+    broken = f"Promise.resolve({{ {INSPECT}() {{ throw new Error('not shown') }} }})"
+    _, stderr, code = run(kernel, broken)
+    assert ("Error: not shown" in stderr, code) == (True, 1)
+    assert run(kernel, "console.log(1)") == ("1\n", "", 0)
+
+
+HARDLY_IDLE = "setInterval(() => { const end = Date.now() + 7; while (Date.now() < end); }, 1)"
+
+
+def test_interrupts_of_a_program_that_is_hardly_idle(kernel: JupyterKernel) -> None:
+    """What stops code may come when the run is ending already, and the end goes on."""
+    run(kernel, "var held = 1")
+    for number in range(40):
+        delay = 0.1 + number / 2000
+        timer = Timer(delay, lambda: kernel.send("control", "interrupt_request", {}))
+        timer.start()
+        began = time.monotonic()
+        assert run(kernel, HARDLY_IDLE)[2] == 130
+        assert time.monotonic() - began < 2
+        timer.join()
+    assert run(kernel, "console.log(held)") == ("1\n", "", 0)
+
+
 def test_own_handler_of_interrupts(kernel: JupyterKernel) -> None:
     """A program that handles SIGINT gets it once; a second interrupt ends it."""
     handler = "process.once('SIGINT', () => { console.log('handled'); process.exit(9) })\n"
