@@ -284,17 +284,21 @@ class FakeServices:
         self.permissions = DEFAULT_PERMISSIONS
         self.rechecks: list[InternetAccess] = []
         self.internet_problem: str | None = None
+        self.internet_gate: asyncio.Event | None = None
 
     async def apply_internet(self) -> None:
         self.rechecks.append(self.permissions.internet())
+        if self.internet_gate is not None:
+            await self.internet_gate.wait()
 
 
 @dataclass
 class FakeHost:
     """Opens fake machines and keeps them in `machines`; `open` raises `open_error` once.
 
-    `open_gate` is waited for when a test wants a start to take long, `close_gate` likewise before
-    a machine is gone; `check` raises `check_error`.
+    A test that wants something to take long has `open_gate` waited for at a start, `internet_gate`
+    where a machine gets its access to the internet, `close_gate` before a machine is gone; `check`
+    raises `check_error`.
     """
 
     script: Script = quiet
@@ -304,6 +308,7 @@ class FakeHost:
     open_error: Exception | None = None
     check_error: EraError | None = None
     open_gate: asyncio.Event | None = None
+    internet_gate: asyncio.Event | None = None
     close_gate: asyncio.Event | None = None
     machines: list[FakeMachine] = field(default_factory=list)
     opened_paths: list[SessionPaths] = field(default_factory=list)
@@ -333,6 +338,7 @@ class FakeHost:
         self.opened_paths.append(paths)
         self.opened_limits.append(limits)
         machine.services.permissions = permissions
+        machine.services.internet_gate = self.internet_gate
         return machine
 
     async def check(self) -> None:

@@ -83,7 +83,7 @@ LARGE_CLASSES = {
     "services/executions/service.py:ExecutionService": (14, 6),
     "services/session/session.py:LiveSession": (16, 8),
     "services/sessions.py:SessionService": (19, 12),
-    "storage/group_commit.py:GroupCommitWriter": (4, 13),
+    "storage/group_commit.py:GroupCommitWriter": (4, 14),
     "web/base_handler.py:BaseHandler": (23, 7),
 }
 

@@ -12,6 +12,7 @@ import errno
 import fcntl
 import os
 import stat
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -21,6 +22,7 @@ from era_kernels.safe_fs.tree import closing_fd
 from era_kernels.safe_fs.usage import MIN_ENTRY_BYTES
 
 MAX_ENTRIES = 500_000  # entries of a tree; a larger one is refused, never copied in part
+MAX_TEXT_BYTES = 64 * 1024 * 1024  # memory for names and paths that a copy keeps
 # Files and directories up to which each is synced, instead of the whole file system.
 MAX_SYNCED_ENTRIES = 32
 CHUNK_BYTES = 16 * 1024 * 1024  # bytes between two checks for cancellation
@@ -62,6 +64,7 @@ class TreeCopier:
         self._bytes_left = max_bytes
         self._copy_attributes = copy_attributes
         self._entries = 0
+        self._text_left = MAX_TEXT_BYTES
         # Where the copy has a file of several names, by the file's inode, size and time.
         self._linked: dict[tuple[int, int, int], str] = {}
         self._can_clone = True  # until the file system says that it cannot
@@ -79,6 +82,7 @@ class TreeCopier:
             closing_fd(open_directory(target, name)) as new,
         ):
             self._linked.clear()
+            self._text_left = MAX_TEXT_BYTES
             self._copy_tree(old, new)
             if self._entries <= MAX_SYNCED_ENTRIES:
                 os.fsync(new)
@@ -98,15 +102,18 @@ class TreeCopier:
 
     def _copy_tree(self, source: int, target: int) -> None:
         """Copies depth first: a directory gets its mode and times after everything in it."""
-        tasks: list[tuple[str, os.stat_result | None]] = [("", None)]
+        # Folders and names in them, not whole paths, which code may make long.
+        tasks: list[tuple[str, str, os.stat_result | None]] = [("", "", None)]
         while tasks:
-            path, directory_status = tasks.pop()
+            folder, name, directory_status = tasks.pop()
             if directory_status is not None:
-                self._finish_directory(target, path, directory_status)
+                self._finish_directory(target, folder + name, directory_status)
+                self._text_left += sys.getsizeof(name)
                 continue
-            for name, status in self._copy_directory(source, target, path):
-                tasks.append((path + name, status))
-                tasks.append((f"{path}{name}/", None))
+            path = f"{folder}{name}/" if name else ""
+            for inner, status in self._copy_directory(source, target, path):
+                tasks.append((path, inner, status))
+                tasks.append((path, inner, None))
 
     def _copy_directory(
         self, source: int, target: int, path: str
@@ -124,6 +131,7 @@ class TreeCopier:
                 with suppress(_SourceChanged, FileExistsError):  # renamed, so listed twice
                     status = self._copy_entry(old, new, entry, target, path)
                     if status is not None:
+                        self._keep_text(entry.name)
                         folders.append((entry.name, status))
         return folders
 
@@ -157,6 +165,11 @@ class TreeCopier:
         self._take(MIN_ENTRY_BYTES)
         self._check_cancelled()
 
+    def _keep_text(self, text: str) -> None:
+        self._text_left -= sys.getsizeof(text)
+        if self._text_left < 0:
+            raise TooLarge("The names of the session's files and directories are too long.")
+
     def _take(self, size: int) -> None:
         """Counts bytes of the copy. Raises Conflict where they are more than it may take."""
         self._bytes_left -= size
@@ -174,8 +187,11 @@ class TreeCopier:
             status = os.fstat(old)
             if status.st_nlink > 1:
                 identity = (status.st_ino, status.st_size, status.st_mtime_ns)
-                copied = self._linked.setdefault(identity, folder + name)
-                if copied != folder + name and _try_link(root, copied, target, name):
+                copied = self._linked.get(identity)
+                if copied is None:
+                    self._linked[identity] = folder + name
+                    self._keep_text(folder + name)
+                elif _try_link(root, copied, target, name):
                     return
             with closing_fd(os.open(name, _CREATE_FLAGS, 0o600, dir_fd=target)) as new:
                 if status.st_size and not self._try_clone(old, new):

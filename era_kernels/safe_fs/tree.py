@@ -9,6 +9,7 @@ import math
 import os
 import secrets
 import stat
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -16,6 +17,8 @@ from contextlib import contextmanager, suppress
 from era_kernels.safe_fs.openat import grant_owner_access, open_directory, raise_shortage
 
 log = logging.getLogger(__name__)
+
+MAX_NAME_BYTES = 32 * 1024 * 1024  # memory for the names of directories that a walk is to look into
 
 
 @contextmanager
@@ -40,14 +43,16 @@ def walk(
     """Yields the relative path and status of each regular file below a directory, in no order.
 
     Skips directories for which `skip(folder, name)` is true, which cannot be opened or whose path
-    is longer than a path may be; stops after `max_entries` entries, and calls `on_more` with that
-    number where there are more. Raises OSError for a shortage,
+    is longer than a path may be; stops after `max_entries` entries, or where names of directories
+    take too much memory, and calls `on_more` with that number. Raises OSError for a shortage,
     as of descriptors: what could not be looked at is not missing.
     """
-    entries_left = max_entries
-    folders = [""]
+    entries_left, room = max_entries, MAX_NAME_BYTES
+    folders = [("", "")]  # folders and names in them: as paths, they would take ten times as much
     while folders:
-        folder = folders.pop()
+        above, name = folders.pop()
+        room += sys.getsizeof(name)
+        folder = f"{above}{name}/" if name else ""
         try:
             with closing_fd(open_directory(root, folder or ".")) as directory:
                 for entry in _list_entries(directory):
@@ -57,8 +62,13 @@ def walk(
                         return
                     path = folder + entry.name
                     if entry.is_dir(follow_symlinks=False):
-                        if not skip(folder, entry.name):
-                            folders.append(path + "/")
+                        if skip(folder, entry.name):
+                            continue
+                        folders.append((folder, entry.name))
+                        room -= sys.getsizeof(entry.name)
+                        if room < 0:
+                            on_more(max_entries)
+                            return
                     elif entry.is_file(follow_symlinks=False):
                         with suppress(FileNotFoundError):  # removed just now
                             yield path, entry.stat(follow_symlinks=False)

@@ -17,6 +17,7 @@ from era_kernels.storage.error_mapping import FOREIGN_ERRORS, full_disk_error
 from era_kernels.storage.group_commit import GroupCommitWriter, TransactionReport
 from era_kernels.storage.sqlite_utils_import import Migrations
 from era_kernels.storage.threads import StorageThreads
+from era_kernels.storage.unused_pages import let_file_shrink
 
 T = TypeVar("T")
 # The result must not need the connection any more.
@@ -170,6 +171,7 @@ def _open(
     try:
         connections.append(_connect(path, "rw"))
         _check_not_foreign(connections[0], path)
+        let_file_shrink(connections[0])
         connections[0].execute("PRAGMA journal_mode = wal")
         connections[0].execute("PRAGMA synchronous = full")
         _migrate(connections[0], path, migrations)

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 
 from era_kernels.errors import InsufficientStorage, StorageFailed
 from era_kernels.storage.error_mapping import FOREIGN_ERRORS, to_domain_error
+from era_kernels.storage.unused_pages import GIVE_SECONDS, UnusedPages
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +74,7 @@ class GroupCommitWriter:
         self._timer: asyncio.TimerHandle | None = None
         self._waiting_for_space: list[Write] = []  # in the order of the calls
         self._is_dirty = False
+        self._unused_pages = UnusedPages(connection)
         self._is_open = True
         self._soon_queued = 0  # counted by the callers' thread
         self._soon_done = 0  # counted by the writer's
@@ -138,23 +140,29 @@ class GroupCommitWriter:
         may_continue = True
         while may_continue:
             try:
-                first = self._queue.get(
-                    timeout=IDLE_SECONDS if self._is_dirty or self._waiting_for_space else None
-                )
+                first = self._queue.get(timeout=self._rest_seconds())
             except queue.Empty:
                 self._process([])
+                self._unused_pages.give_back()
                 # The WAL keeps its size: growing it again would slow the next commits down.
                 self._checkpoint_wal("PASSIVE")
                 continue
             batch, may_continue = self._collect_batch(first)
             if batch:
                 self._process(batch)
+                self._unused_pages.give_back()
         self._process([])
         if self._waiting_for_space:
             log.error(
                 "writes found no room until the end", extra={"count": len(self._waiting_for_space)}
             )
         self._close_connection()
+
+    def _rest_seconds(self) -> float | None:
+        """Returns how long the thread waits for a write before it tidies up; None: for ever."""
+        if self._unused_pages.are_many:
+            return GIVE_SECONDS
+        return IDLE_SECONDS if self._is_dirty or self._waiting_for_space else None
 
     def _collect_batch(self, writes: list[Write] | None) -> tuple[list[Write], bool]:
         """Collects waiting writes, up to a full batch; the flag is False once the writer closes."""

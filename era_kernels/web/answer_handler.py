@@ -112,6 +112,20 @@ class AnswerHandler(ClientHandler):
             return
         self._warn_at_last()
         pieces[-1:] = last[:-1], self.json_end()
+        await self._send_pieces(pieces)
+
+    async def finish_bytes(self, body: bytes) -> None:
+        """Finishes with bytes of a type that is set, when there is memory for them.
+
+        Raises ClientDisconnected.
+        """
+        await self.wait_for_memory(len(body))
+        if not self._memory_share.size or self.request.method == "HEAD":
+            self.finish(body)
+        else:
+            await self._send_pieces([body])
+
+    async def _send_pieces(self, pieces: list[bytes]) -> None:
         self.set_header("Content-Length", sum(map(len, pieces)))
         self._memory_share.begin_sending()
         with suppress(ClientDisconnected):

@@ -272,7 +272,10 @@ class ProxyHandler(BaseHandler):
         self.set_sticky_header("X-Execution-Id", result.execution_id)
         status, given, body = await stored_code_exchange.parse_answer(result, self._place)
         self._set_head(status, "", given)
-        self.finish(None if status in (204, 304) else body)
+        if status in (204, 304):
+            self.finish()
+        else:
+            await self.finish_bytes(body)
 
     async def _relay_or_fail(self) -> None:
         try:

@@ -76,6 +76,16 @@ def test_waiting_requests_run_the_newest_code(client: Client, session: SessionCl
     assert answers == ["old\n"] + ["new\n"] * 5
 
 
+def test_large_answers(client: Client, session: SessionClient) -> None:
+    """A large answer is whole, and is sent as fast as it is read."""
+    place = store(session, "print('x' * 5_000_000, end='')")
+    assert client.http.get(place).text == "x" * 5_000_000
+    assert client.http.head(place).headers["Content-Length"] == "5000000"
+    with client.http.stream("GET", place) as answer:
+        time.sleep(1)
+        assert sum(map(len, answer.iter_bytes(4096))) == 5_000_000
+
+
 def test_answers(client: Client, session: SessionClient) -> None:
     """What the code prints is the answer; what it says of the status and the type is followed."""
     answer = client.http.get(

@@ -23,6 +23,7 @@ from era_kernels.safe_fs import copy as module
 from era_kernels.safe_fs.copy import CopyCancelled, TreeCopier
 from era_kernels.safe_fs.tree import closing_fd
 from era_kernels.safe_fs.usage import SLACK_BYTES, max_copy_bytes
+from tests.safe_fs.long_paths import make_many_below_long_path, traced_peak
 from tests.storage.stores import ROOT
 
 MIB = 1024 * 1024
@@ -78,6 +79,25 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param == "sendfile":
         monkeypatch.setattr(module.os, "copy_file_range", refused)
     return str(request.param)
+
+
+def test_a_copy_keeps_no_long_paths(trees: Trees, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of directories and linked files it keeps names and paths within a bound of memory."""
+    with closing_fd(os.open(trees.source, os.O_RDONLY)) as root:
+        make_many_below_long_path(root, 1000)
+    assert traced_peak(trees.copy) < 4_000_000
+    trees.clear_target()
+    monkeypatch.setattr(module, "MAX_TEXT_BYTES", 50_000)
+    with pytest.raises(TooLarge):
+        trees.copy()
+    subprocess.run(["rm", "-rf", trees.source], check=True)
+    trees.source.mkdir()
+    for number in range(1000):
+        (trees.source / str(number)).touch()
+        (trees.source / f"{number} again").hardlink_to(trees.source / str(number))
+    trees.clear_target()
+    with pytest.raises(TooLarge):
+        trees.copy()
 
 
 def described(root: Path) -> dict[str, tuple[Any, ...]]:

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from era_kernels.safe_fs import tree
 from era_kernels.safe_fs.tree import closing_fd, remove_tree, walk
+from tests.safe_fs.long_paths import make_many_below_long_path, traced_peak
 from tests.safe_fs.shortage import no_descriptors
 from tests.storage.stores import ROOT
 
@@ -144,6 +146,19 @@ def test_a_walk_is_bounded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> 
         assert "too large" in caplog.text
     _deep(tmp_path / "deep", 200)
     assert len(_all(tmp_path)) == 30
+
+
+def test_a_walk_keeps_no_long_paths(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of directories it is still to look into it keeps the names, within a bound of memory."""
+    with closing_fd(os.open(tmp_path, os.O_RDONLY)) as root:
+        make_many_below_long_path(root, 2000)
+        assert traced_peak(lambda: list(walk(root, _none, 100_000))) < 4_000_000
+        assert "too large" not in caplog.text
+        monkeypatch.setattr(tree, "MAX_NAME_BYTES", 100_000)
+        assert list(walk(root, _none, 100_000)) == []
+        assert "too large" in caplog.text
 
 
 def test_a_shortage_is_no_finding(tmp_path: Path, parent: int) -> None:

@@ -16,12 +16,15 @@ import sqlite_utils
 from sqlite_utils import Migrations
 
 from era_kernels.errors import InsufficientStorage, StartError, StorageFailed
+from era_kernels.storage import database as database_module
 from era_kernels.storage import group_commit as writer_module
 from era_kernels.storage.database import Database
+from era_kernels.storage.unused_pages import KEPT_PAGES
 from tests.storage.stores import small_disk
 from tests.waiting import until
 
 SCHEMA = Migrations("test")
+PAGE_BYTES = 4096
 
 
 @SCHEMA()
@@ -296,6 +299,35 @@ async def test_the_wal_is_written_back_when_idle(
     async with open_database(tmp_path) as database:
         await database.write(put(1, "find me " * 10))
         await until(lambda: b"find me" in (tmp_path / "t.db").read_bytes())
+
+
+@pytest.mark.parametrize("is_busy", [False, True])
+@pytest.mark.parametrize("is_older", [False, True])
+async def test_what_was_deleted_leaves_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_busy: bool, is_older: bool
+) -> None:
+    """Room that was used once is given back to the disk, whether or not others write meanwhile."""
+    path = tmp_path / "t.db"
+    if is_older:
+        with monkeypatch.context() as patched:
+            patched.setattr(database_module, "let_file_shrink", lambda connection: None)
+            async with open_database(tmp_path):
+                pass
+    async with open_database(tmp_path) as database:
+        for number in range(4):
+            await database.write(put(number, "x" * 20_000_000))
+        await database.write(lambda c: c.execute("DELETE FROM t").rowcount)
+        async with asyncio.timeout(30):
+            while path.stat().st_size > 2 * KEPT_PAGES * PAGE_BYTES:
+                if is_busy:
+                    await database.write(_no_write)
+                await asyncio.sleep(0.02)
+        await database.write(put(1))
+        assert await database.read(numbers) == [1]
+
+
+def _no_write(connection: sqlite3.Connection) -> None:
+    connection.execute("UPDATE t SET x = ''")
 
 
 async def test_closed_is_an_error(tmp_path: Path) -> None:

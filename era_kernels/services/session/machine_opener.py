@@ -17,6 +17,7 @@ from era_kernels.services.session.lost_variables import LostVariables
 from era_kernels.services.session.session_values import SessionValues
 
 RETRY_INTERVAL = 1.0  # seconds between two looks at a machine that does not end
+START_NOT_FINISHED = "the start of the machine was not finished"
 START_NOT_RECORDED = "the start of the kernel could not be recorded"
 
 
@@ -61,8 +62,13 @@ class MachineOpener:
                 ),
                 on_late_output=discard_output if log is None else log.write,
             )
-        await machine.services.apply_internet()  # a change may have come while the kernel started
-        context.kernel_limiter.acquire(self._holder)
+        try:
+            # A change may have come while the kernel started.
+            await machine.services.apply_internet()
+            context.kernel_limiter.acquire(self._holder)
+        except BaseException:  # a session that is deleted meanwhile, for one
+            await machine.aclose(START_NOT_FINISHED)
+            raise
         context.machines[session.id] = machine
         machine.ended.add_done_callback(partial(self._on_machine_ended, machine))
         if with_kernel:

@@ -109,6 +109,16 @@ async def test_a_uid_is_emptied() -> None:
         assert other.poll() is None
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to act as another user")
+async def test_a_uid_is_emptied_of_what_no_list_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that fork and end before a list of them is read end, too."""
+    monkeypatch.setattr(sandbox_kill, "list_by_uid", lambda uid: set())
+    with sleepers(2, user=FREE_UID) as children:
+        end = SandboxKill(None, SandboxSpec(kind=IsolationKind.LANDLOCK, uid=FREE_UID))
+        await end.finish()
+        assert {child.wait(10) for child in children} == {-signal.SIGKILL}
+
+
 async def test_who_does_not_end_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """aclose raises, nothing is given back, and all of it happens when the end comes."""
     monkeypatch.setattr(sandbox_kill, "END_TIMEOUT", 0.2)

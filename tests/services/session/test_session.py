@@ -376,6 +376,20 @@ async def test_restart_keeps_its_place_in_the_limit(one_kernel: Services) -> Non
     await services.run("out b", "s2")
 
 
+async def test_deleted_in_the_last_step_of_its_start(one_kernel: Services) -> None:
+    """A machine that is there already ends with its session, and so does its place."""
+    services = one_kernel
+    await services.create("s1")
+    await services.create("s2")
+    services.host.internet_gate = asyncio.Event()
+    await services.submit("out a", "s1")
+    await until(lambda: bool(services.host.machines))
+    await services.sessions.delete("s1")
+    assert services.host.machines[0].ended.done()
+    services.host.internet_gate = None
+    await services.run("out b", "s2")
+
+
 async def test_kernel_that_dies_during_its_start_again(one_kernel: Services) -> None:
     """The end of an old kernel does not release the place of the new one."""
     services = one_kernel
