@@ -7,9 +7,12 @@ import logging
 import os
 import secrets
 import stat
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
+
+from era_kernels.safe_fs.openat import open_directory
+from era_kernels.safe_fs.tree import closing_fd
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +98,7 @@ def chown_tree(directories: Iterable[Path], uid: int) -> None:
     """Makes a uid the owner of directories and of all in them (blocking).
 
     A directory that the uid owns already is skipped: later writers must set the owner themselves.
-    No link is followed, and no other file system is entered; no process may run in the directories.
+    No link is followed, and no other file system is entered, whatever code changes meanwhile.
     Raises OSError, also for the root of all files: no session may have it.
     """
     for directory in directories:
@@ -116,25 +119,17 @@ def _chown_below(root: int, uid: int) -> None:
     while folders:
         folder = folders.pop()
         try:
-            with _scan_directory(root, folder) as entries:
+            with (
+                closing_fd(open_directory(root, folder)) as directory,
+                os.scandir(directory) as entries,
+            ):
                 for entry in entries:
-                    path = f"{folder}/{entry.name}"
                     with suppress(FileNotFoundError):
                         status = entry.stat(follow_symlinks=False)
                         if status.st_dev != device:
                             continue
-                        os.chown(path, uid, uid, dir_fd=root, follow_symlinks=False)
+                        os.chown(entry.name, uid, uid, dir_fd=directory, follow_symlinks=False)
                         if stat.S_ISDIR(status.st_mode):
-                            folders.append(path)
+                            folders.append(f"{folder}/{entry.name}")
         except OSError as error:  # deeper than the longest path: the code gets the same error
             log.warning("files keep their owner", extra={"path": folder[:200], "why": str(error)})
-
-
-@contextmanager
-def _scan_directory(root: int, folder: str) -> Iterator[Iterator[os.DirEntry[str]]]:
-    descriptor = os.open(folder, _DIRECTORY_FLAGS, dir_fd=root)
-    try:
-        with os.scandir(descriptor) as entries:
-            yield entries
-    finally:
-        os.close(descriptor)

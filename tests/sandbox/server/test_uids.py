@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from era_kernels.safe_fs.openat import open_directory
+from era_kernels.sandbox.server import uids
 from era_kernels.sandbox.server.uids import (
     PREFERRED_UIDS,
     UidAllocator,
@@ -56,6 +58,27 @@ def test_chown_tree(tmp_path: Path) -> None:
 
 
 @root_only
+def test_chown_tree_follows_no_link_that_comes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where code puts a link in the place of a directory on the way, nothing beyond it changes."""
+    outside, inside = tmp_path / "outside", tmp_path / "inside"
+    (outside / "etc").mkdir(parents=True)
+    (outside / "etc" / "passwd").touch()
+    (inside / "a" / "etc").mkdir(parents=True)
+
+    def open_after_change(root: int, folder: str) -> int:
+        if folder == "./a/etc":
+            (inside / "a").rename(inside / "b")
+            (inside / "a").symlink_to(outside)
+        return open_directory(root, folder)
+
+    monkeypatch.setattr(uids, "open_directory", open_after_change)
+    chown_tree([inside], PREFERRED_UIDS.start)
+    assert (inside / "a").is_symlink()
+    assert (outside / "etc" / "passwd").stat().st_uid == os.getuid()
+
+
 def test_chown_tree_never_takes_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     """The root of all files is refused before anything has another owner."""
 
