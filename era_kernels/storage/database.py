@@ -17,7 +17,7 @@ from era_kernels.storage.error_mapping import FOREIGN_ERRORS, full_disk_error
 from era_kernels.storage.group_commit import GroupCommitWriter, TransactionReport
 from era_kernels.storage.sqlite_utils_import import Migrations
 from era_kernels.storage.threads import StorageThreads
-from era_kernels.storage.unused_pages import let_file_shrink
+from era_kernels.storage.unused_pages import let_file_shrink, rewrite_older
 
 T = TypeVar("T")
 # The result must not need the connection any more.
@@ -175,6 +175,7 @@ def _open(
         connections[0].execute("PRAGMA journal_mode = wal")
         connections[0].execute("PRAGMA synchronous = full")
         _migrate(connections[0], path, migrations)
+        rewrite_older(connections[0])
         for _ in range(READER_THREADS):
             connections.append(_connect(path, "ro"))
             connections[-1].execute("PRAGMA query_only = on")

@@ -21,18 +21,23 @@ RETRY_SECONDS = 60.0  # seconds after one that failed, on a full disk for one
 
 
 def let_file_shrink(connection: sqlite3.Connection) -> None:
-    """Prepares a file, which has no write-ahead log yet if it is new.
+    """Prepares a new file, which has no write-ahead log yet. Raises sqlite3.Error."""
+    connection.execute(f"PRAGMA auto_vacuum = {INCREMENTAL}")
 
-    One that was made without this is rewritten once, unless that takes too much memory. Raises
-    sqlite3.Error.
+
+def rewrite_older(connection: sqlite3.Connection) -> None:
+    """Rewrites a file once that was made without `let_file_shrink`, unless it is too large.
+
+    Where the disk has no room for that it stays as it is. Raises sqlite3.Error.
     """
     sizes = ("PRAGMA page_count", "PRAGMA page_size", "PRAGMA auto_vacuum")
     pages, page_size, mode = (connection.execute(size).fetchone()[0] for size in sizes)
     if mode == INCREMENTAL or pages * page_size > MAX_REWRITTEN_BYTES:
         return
-    connection.execute(f"PRAGMA auto_vacuum = {INCREMENTAL}")
-    if pages:
+    try:
         connection.execute("VACUUM")
+    except sqlite3.OperationalError as error:
+        log.warning("the database keeps its unused pages", extra={"error": str(error)})
 
 
 class UnusedPages:

@@ -310,7 +310,8 @@ async def test_what_was_deleted_leaves_the_file(
     path = tmp_path / "t.db"
     if is_older:
         with monkeypatch.context() as patched:
-            patched.setattr(database_module, "let_file_shrink", lambda connection: None)
+            for name in ("let_file_shrink", "rewrite_older"):
+                patched.setattr(database_module, name, lambda connection: None)
             async with open_database(tmp_path):
                 pass
     async with open_database(tmp_path) as database:

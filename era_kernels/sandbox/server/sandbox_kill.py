@@ -148,7 +148,7 @@ class SandboxKill:
         Each of a chain of processes that fork and end may have ended before its status is read.
         """
         found = kill_listed(lambda: list_by_uid(uid))
-        return found or not _signal_user_at_once(uid)
+        return found + (not _signal_user_at_once(uid))
 
 
 def _signal_user_at_once(uid: int) -> bool:

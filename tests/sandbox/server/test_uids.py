@@ -79,6 +79,7 @@ def test_chown_tree_follows_no_link_that_comes(
     assert (outside / "etc" / "passwd").stat().st_uid == os.getuid()
 
 
+@root_only
 def test_chown_tree_never_takes_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     """The root of all files is refused before anything has another owner."""
 
